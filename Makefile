@@ -1,0 +1,87 @@
+CONFIG ?= experiments/walker2d.py:cpu
+WORKDIR ?= runs/demo
+ARGS ?=
+PYTHON ?= python3
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# Present while an installation is under way; found at the start, it means that one was interrupted.
+UNFINISHED := $(VENV)/.installing
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+STAGE = $(PY) -m ldpol.experiments
+RUN = --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo archive train eval report test lint types bench constraints clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  CONFIG=$(CONFIG)  WORKDIR=$(WORKDIR)  PYTHON=$(PYTHON)"
+	@echo "  Overrides go into ARGS: make train ARGS=\"--config.seed=1\"; make test takes ARGS=\"-k rollout\"."
+
+setup: $(STAMP) ## Create .venv with everything in it (the other targets do so by themselves)
+
+demo: archive train eval report ## Search, train, evaluate and report: the whole pipeline on two CPU cores
+
+archive: $(STAMP) ## Search an archive of policies into WORKDIR
+	$(STAGE) archive $(RUN)
+
+train: $(STAMP) ## Train the generative model of the archive in WORKDIR
+	$(STAGE) train $(RUN)
+
+eval: $(STAMP) ## Evaluate the generator in WORKDIR
+	$(STAGE) evaluate $(RUN)
+
+report: $(STAMP) ## Write the HTML report of WORKDIR
+	$(STAGE) report $(RUN)
+
+test: $(STAMP) ## Run the tests
+	$(PY) -m pytest -q --durations=10 $(ARGS)
+
+lint: $(STAMP) ## Check style and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(PY) -m pyright
+
+bench: $(STAMP) ## Measure speed and memory into results/
+	$(PY) benchmarks/rollout.py --out results/bench_rollout.json
+	$(PY) benchmarks/generation.py --out results/bench_generation.json
+	$(PY) benchmarks/training.py --out results/bench_training.json
+
+constraints: ## Renew constraints.txt with the newest versions (use the oldest supported Python)
+	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 130' INT TERM; \
+	$(PYTHON) -m venv "$$new/venv"; \
+	"$$new/venv/bin/python" -m pip install --progress-bar off -e '.[dev]'; \
+	"$$new/venv/bin/python" -m pip freeze --exclude ldpol > "$$new/freeze"; \
+	head -n 1 constraints.txt > "$$new/constraints.txt"; \
+	awk -F '==' 'NF == 2 { name = tolower($$1); gsub(/[-_.]+/, "-", name); print name, $$2 }' "$$new/freeze" \
+		| LC_ALL=C sort | sed 's/ /==/' >> "$$new/constraints.txt"; \
+	cp "$$new/constraints.txt" constraints.txt
+
+clean: ## Remove the environment, caches and build outputs (runs/ and results/ stay)
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .jax_cache MUJOCO_LOG.TXT
+	find src tests experiments benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(RECENT)' 2>/dev/null || { \
+		echo "ldpol needs Python 3.11 or newer, found: $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@begun=$$(date +%s); \
+	( while sleep 5 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
+		echo "  installing for $$(( $$(date +%s) - begun )) s," \
+			"$$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l) packages in place"; \
+	done ) & beat=$$!; \
+	trap 'kill $$beat 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	set -e; \
+	if [ -e $(UNFINISHED) ] || ! $(PY) -c '$(RECENT)' 2>/dev/null || ! $(PY) -m pip --version >/dev/null 2>&1; then \
+		echo "Creating $(VENV)"; \
+		rm -rf $(VENV); mkdir $(VENV); touch $(UNFINISHED); $(PYTHON) -m venv $(VENV); \
+	fi; \
+	touch $(UNFINISHED); \
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[dev]'; \
+	mv $(UNFINISHED) $(STAMP); touch $(STAMP)

@@ -1,0 +1,77 @@
+"""What a policy is asked for: measures as tokens, each of which may be absent."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ldpol.types import Array, Key
+
+
+@struct.dataclass
+class Condition:
+    """One request.
+
+    Attributes:
+      measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where not given.
+      given: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
+    """
+
+    measures: Array
+    given: Array
+
+
+def ask(measures: Array) -> Condition:
+    """Turn measures `[M]` in [0, 1] into a condition; NaN leaves a measure free."""
+    given = ~jnp.isnan(measures)
+    return Condition(jnp.where(given, measures, 0.0), given.astype(jnp.float32))
+
+
+def nothing(measures: int) -> Condition:
+    """Return the condition that asks for nothing: the trained unconditional branch."""
+    return Condition(jnp.zeros(measures), jnp.zeros(measures))
+
+
+def drop(key: Key, condition: Condition, *, everything: float, each: float) -> Condition:
+    """Leave measures free at random, as training does.
+
+    Args:
+      key: decides what is dropped.
+      condition: one request.
+      everything: probability of dropping all measures at once.
+      each: probability of dropping each measure independently.
+    """
+    all_key, each_key = jax.random.split(key)
+    keep = jax.random.uniform(all_key) >= everything
+    keep = keep & (jax.random.uniform(each_key, condition.given.shape) >= each)
+    given = condition.given * keep
+    return Condition(condition.measures * given, given)
+
+
+def fourier_features(values: Array, octaves: int) -> Array:
+    """Return sines and cosines `[..., 2 * octaves]` of values in [0, 1] at half-periods 1, 1/2, 1/4, ..."""
+    angles = values[..., None] * jnp.pi * 2.0 ** jnp.arange(octaves)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Condition to vector `[width]`: one token a measure, a learned null token where it is free; summed, then mixed.
+
+    Attributes:
+      width: size of the embedding.
+      octaves: frequencies a measure is seen at; the finest resolves 2^-octaves.
+    """
+
+    width: int
+    octaves: int
+
+    @nn.compact
+    def __call__(self, condition: Condition) -> Array:
+        """Embed one condition."""
+        features = fourier_features(condition.measures, self.octaves)
+        count = condition.measures.shape[0]
+        kernel = self.param("token", nn.initializers.lecun_normal(), (count, features.shape[-1], self.width))
+        null = self.param("null", nn.initializers.normal(0.1), (count, self.width))
+        given = condition.given[:, None]
+        tokens = jnp.einsum("mf,mfw->mw", features, kernel) * given + null * (1.0 - given)
+        return nn.Dense(self.width)(nn.silu(tokens.sum(0)))

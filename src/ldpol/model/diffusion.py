@@ -1,0 +1,129 @@
+"""Noise schedules and the denoiser boundary: losses and samplers see only `denoise(x, t, condition) -> x0`."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ldpol.model.condition import Condition, nothing
+from ldpol.types import Array, Key
+
+Denoise = Callable[[Array, Array, Condition], Array]
+"""`(x_t [h, w, c], t [], condition) -> estimate of x_0 [h, w, c]`."""
+
+Parametrisation = Literal["eps", "v", "flow"]
+
+
+class Schedule(NamedTuple):
+    """A noise schedule as a value: x_t = alpha(t) x_0 + sigma(t) noise, t from 0 (data) to `end` (noise).
+
+    Attributes:
+      alpha: `t [] -> []`, 1 at t = 0.
+      sigma: `t [] -> []`, 0 at t = 0.
+      end: largest t; below 1 where alpha(1) = 0 would make eps-prediction singular.
+    """
+
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    end: float
+
+
+def make_schedule(name: str) -> Schedule:
+    """Return `linear` (DDPM), `cosine` (Nichol and Dhariwal) or `flow` (rectified flow, Liu et al.).
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name == "flow":
+        return Schedule(lambda t: 1.0 - t, lambda t: t, 1.0)
+    if name == "cosine":
+        return Schedule(lambda t: jnp.cos(jnp.pi / 2 * t), lambda t: jnp.sin(jnp.pi / 2 * t), 0.995)
+    if name == "linear":
+        # Continuous limit of beta = 1e-4 ... 0.02 over 1000 steps: alpha^2 = exp(-(0.1 t + 9.95 t^2)).
+        def log_alpha(t: Array) -> Array:
+            return -0.5 * (0.1 * t + 9.95 * t**2)
+
+        return Schedule(lambda t: jnp.exp(log_alpha(t)), lambda t: jnp.sqrt(-jnp.expm1(2 * log_alpha(t))), 1.0)
+    raise ValueError(f"unknown noise schedule {name!r}; choose linear, cosine or flow")
+
+
+def precondition(network: Callable[..., Array], schedule: Schedule, parametrisation: Parametrisation) -> Denoise:
+    """Wrap a network that predicts noise, v or velocity into a denoiser.
+
+    The three targets are eps = noise, v = alpha eps - sigma x0 and u = eps - x0; each is solved with
+    x = alpha x0 + sigma eps for x0.
+
+    Args:
+      network: `(x, t, condition) -> [h, w, c]`.
+      schedule: the noise schedule.
+      parametrisation: what the network predicts.
+
+    Raises:
+      ValueError: for an unknown parametrisation, or eps on a schedule that ends at alpha = 0.
+    """
+    if parametrisation not in ("eps", "v", "flow"):
+        raise ValueError(f"unknown parametrisation {parametrisation!r}; choose eps, v or flow")
+    if parametrisation == "eps" and float(schedule.alpha(jnp.asarray(schedule.end))) < 1e-6:
+        raise ValueError("eps-prediction cannot start from pure noise (alpha = 0); use v or flow with this schedule")
+
+    def denoise(x: Array, t: Array, condition: Condition) -> Array:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        out = network(x, t, condition)
+        if parametrisation == "eps":
+            return (x - sigma * out) / alpha
+        if parametrisation == "v":
+            return (alpha * x - sigma * out) / (alpha**2 + sigma**2)
+        return (x - sigma * out) / (alpha + sigma)
+
+    return denoise
+
+
+def loss_weight(schedule: Schedule, parametrisation: Parametrisation, t: Array) -> Array:
+    """Return the weight that turns the squared error of x0 into that of the network's own target."""
+    alpha, sigma = schedule.alpha(t), jnp.maximum(schedule.sigma(t), 1e-4)
+    gain = {"eps": alpha, "v": alpha**2 + sigma**2, "flow": alpha + sigma}[parametrisation] / sigma
+    return gain**2
+
+
+def diffusion_loss(
+    denoise: Denoise,
+    schedule: Schedule,
+    parametrisation: Parametrisation,
+    latent: Array,
+    condition: Condition,
+    key: Key,
+) -> Array:
+    """Return the denoising loss of one latent `[h, w, c]` at a random noise level.
+
+    Args:
+      denoise: the denoiser in training.
+      schedule: the noise schedule.
+      parametrisation: whose target's squared error is meant.
+      latent: one clean latent.
+      condition: what it should be generated for.
+      key: decides noise level and noise.
+    """
+    t_key, noise_key = jax.random.split(key)
+    t = jax.random.uniform(t_key, minval=1e-3, maxval=schedule.end)
+    noise = jax.random.normal(noise_key, latent.shape)
+    x = schedule.alpha(t) * latent + schedule.sigma(t) * noise
+    error = denoise(x, t, condition) - latent
+    return loss_weight(schedule, parametrisation, t) * jnp.mean(error**2)
+
+
+def guide(denoise: Denoise, scale: float | Array) -> Denoise:
+    """Strengthen a condition by classifier-free guidance (Ho and Salimans 2022).
+
+    Args:
+      denoise: a denoiser trained with and without condition.
+      scale: 0 ignores the condition, 1 is the conditional model as trained, more exaggerates it.
+    """
+    if isinstance(scale, int | float) and scale == 1:
+        return denoise
+
+    def guided(x: Array, t: Array, condition: Condition) -> Array:
+        free = denoise(x, t, nothing(condition.measures.shape[0]))
+        return free + scale * (denoise(x, t, condition) - free)
+
+    return guided

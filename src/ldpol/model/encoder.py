@@ -1,0 +1,84 @@
+"""Encoders: a policy's tensors to the mean and log-variance of its latent. Only training needs them."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ldpol.types import Array
+
+
+class ProjectionEncoder(nn.Module):
+    """Per-layer projections onto principal coordinates, then an MLP.
+
+    `autoencoder.warm_start` sets mean and projections to the archive's whitened principal directions; gradients do
+    not touch them.
+
+    Attributes:
+      tensors: shapes of the policy's tensors.
+      coordinates: principal coordinates kept of each tensor.
+      hidden: width of the MLP.
+      latent: `(h, w, c)`.
+    """
+
+    tensors: tuple[tuple[int, ...], ...]
+    coordinates: int
+    hidden: int
+    latent: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, leaves: list[Array]) -> tuple[Array, Array]:
+        """Return mean and log-variance `[h, w, c]` of one policy given as tensors in pytree order."""
+        parts = []
+        for t, leaf in enumerate(leaves):
+            size = leaf.size
+            mean = self.variable("projection", f"mean_{t}", jnp.zeros, (size,)).value
+            matrix = self.variable("projection", f"matrix_{t}", jnp.zeros, (size, min(self.coordinates, size))).value
+            parts.append((leaf.reshape(-1) - mean) @ matrix)
+        x = jnp.concatenate(parts)
+        for _ in range(2):
+            x = nn.silu(nn.Dense(self.hidden)(x))
+        return split_moments(nn.Dense(2 * math.prod(self.latent))(x), self.latent)
+
+
+class ConvolutionEncoder(nn.Module):
+    """The published encoder: a small CNN per weight matrix, an MLP per vector, on standardised parameters.
+
+    `autoencoder.warm_start` sets the mean and std that standardise.
+
+    Attributes:
+      tensors: shapes of the policy's tensors.
+      channels: of the successive 3x3 convolutions, each followed by 2x2 max-pooling until a side would vanish.
+      latent: `(h, w, c)`.
+    """
+
+    tensors: tuple[tuple[int, ...], ...]
+    channels: tuple[int, ...]
+    latent: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self, leaves: list[Array]) -> tuple[Array, Array]:
+        """Return mean and log-variance `[h, w, c]` of one policy given as tensors in pytree order."""
+        parts = []
+        for t, leaf in enumerate(leaves):
+            mean = self.variable("projection", f"mean_{t}", jnp.zeros, (leaf.size,)).value
+            std = self.variable("projection", f"std_{t}", jnp.ones, (leaf.size,)).value
+            x = (leaf - mean.reshape(leaf.shape)) / std.reshape(leaf.shape)
+            if x.ndim == 1:
+                for _ in range(2):
+                    x = nn.leaky_relu(nn.Dense(64)(x))
+                x = nn.Dense(64)(x)
+            else:
+                x = x[..., None]
+                for width in self.channels:
+                    x = nn.leaky_relu(nn.Conv(width, (3, 3))(x))
+                    if min(x.shape[:2]) >= 2:
+                        x = nn.max_pool(x, (2, 2), (2, 2))
+            parts.append(x.reshape(-1))
+        return split_moments(nn.Dense(2 * math.prod(self.latent))(jnp.concatenate(parts)), self.latent)
+
+
+def split_moments(moments: Array, latent: tuple[int, int, int]) -> tuple[Array, Array]:
+    """Split a vector `[2 h w c]` into mean and bounded log-variance, each `[h, w, c]`."""
+    mean, log_variance = jnp.split(moments, 2)
+    return mean.reshape(latent), jnp.clip(log_variance, -12.0, 4.0).reshape(latent)

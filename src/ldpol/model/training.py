@@ -1,0 +1,299 @@
+"""Training of autoencoder and denoiser: pure steps, scanned in chunks; the batch is split over the devices."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
+from ldpol.model.condition import ask, drop
+from ldpol.model.diffusion import Parametrisation, diffusion_loss, make_schedule, precondition
+from ldpol.policy import Policy, PolicyShape
+from ldpol.types import Array, Key, Params, PyTree
+
+
+class OptimiserConfig(NamedTuple):
+    """Adam with a cosine decay.
+
+    Attributes:
+      steps: gradient steps in all.
+      rate: peak learning rate.
+      warmup: steps of linear warm-up.
+      clip: largest norm of a gradient.
+      decay: weight decay.
+      ema: decay of the exponential moving average of the parameters, which is what is used afterwards.
+    """
+
+    steps: int
+    rate: float = 3e-3
+    warmup: int = 100
+    clip: float = 1.0
+    decay: float = 0.0
+    ema: float = 0.995
+
+
+class AutoencoderLoss(NamedTuple):
+    """What the autoencoder is trained for.
+
+    Attributes:
+      kind: `behaviour` (match the teacher's actions) or `parameters` (match standardised parameters, as published).
+      weight: of the mean squared error of actions.
+      kl: weight of the KL divergence of the latent.
+      policies: policies a step.
+      states: states a policy and step.
+      drop_all, drop_each: probabilities of leaving all measures, or each, free in the decoder's condition.
+    """
+
+    kind: Literal["behaviour", "parameters"] = "behaviour"
+    weight: float = 10.0
+    kl: float = 1e-3
+    policies: int = 64
+    states: int = 32
+    drop_all: float = 0.05
+    drop_each: float = 0.05
+
+
+class DiffusionLoss(NamedTuple):
+    """What the denoiser is trained for.
+
+    Attributes:
+      schedule: `linear`, `cosine` or `flow`.
+      parametrisation: `eps`, `v` or `flow`.
+      batch: latents a step.
+      drop_all, drop_each: probabilities of leaving all measures, or each, free.
+      noise: standard deviation of noise on the measures, in measure units scaled to [0, 1].
+    """
+
+    schedule: str = "flow"
+    parametrisation: Parametrisation = "flow"
+    batch: int = 512
+    drop_all: float = 0.05
+    drop_each: float = 0.05
+    noise: float = 0.0
+
+
+@struct.dataclass
+class TrainState:
+    """A model in training.
+
+    Attributes:
+      params: trained parameters.
+      ema: their moving average.
+      optimiser: optax state.
+      step: `[]` steps done.
+    """
+
+    params: PyTree
+    ema: PyTree
+    optimiser: optax.OptState
+    step: Array
+
+
+@struct.dataclass
+class Dataset:
+    """What N policies did, for action matching.
+
+    Attributes:
+      policies: parameters, leading axis N.
+      measures: `[N, M]` mean over several episodes, scaled to [0, 1].
+      states: `[N, S, O]` observations; only the first `filled` of S are used.
+      actions: `[N, S, A]` the teacher's actions there.
+      filled: `[]` int.
+    """
+
+    policies: Params
+    measures: Array
+    states: Array
+    actions: Array
+    filled: Array
+
+
+def make_optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
+    """Return Adam(W) with gradient clipping, linear warm-up and cosine decay to zero.
+
+    Raises:
+      ValueError: if a setting is out of range.
+    """
+    if config.steps < 1 or config.rate <= 0 or not 0 <= config.ema < 1 or config.clip <= 0:
+        raise ValueError(f"training needs steps >= 1, rate > 0, clip > 0 and 0 <= ema < 1, found {config}")
+    warmup = min(config.warmup, config.steps // 10)
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, config.steps)
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.decay))
+
+
+def start(config: OptimiserConfig, params: PyTree) -> TrainState:
+    """Return the state before the first step."""
+    return TrainState(params, params, make_optimiser(config).init(params), jnp.asarray(0))
+
+
+def advance(config: OptimiserConfig, state: TrainState, gradient: PyTree) -> TrainState:
+    """Apply one gradient and update the moving average; its decay grows from 0 so that it forgets the start."""
+    updates, optimiser = make_optimiser(config).update(gradient, state.optimiser, state.params)
+    params = optax.apply_updates(state.params, updates)
+    decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
+    ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
+    return TrainState(params, ema, optimiser, state.step + 1)
+
+
+def scan_steps(
+    step: Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]], state: TrainState, key: Key, steps: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """Run several steps as one loop on the device.
+
+    Args:
+      step: `(state, key) -> (state, metrics)`.
+      state: where to start; its `step` also decides the keys, so chunks of any size give the same run.
+      key: of the whole training, not of this chunk.
+      steps: how many.
+
+    Returns:
+      The state after them and the mean of each metric over the finite steps.
+    """
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
+        return step(state, jax.random.fold_in(key, state.step))
+
+    state, metrics = jax.lax.scan(body, state, None, length=steps)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def action_error(mean: Array, target: Array) -> Array:
+    """Return the error of unclipped student means against clipped teacher actions, `[A]`.
+
+    Where the teacher saturates, going further the same way is the same behaviour and costs nothing; everywhere else
+    the error is the plain difference, so that a saturated student still has a gradient.
+    """
+    error = mean - target
+    error = jnp.where(target >= 1.0, jnp.minimum(error, 0.0), error)
+    return jnp.where(target <= -1.0, jnp.maximum(error, 0.0), error)
+
+
+def autoencoder_loss(
+    shape: PolicyShape,
+    config: AutoencoderConfig,
+    loss: AutoencoderLoss,
+    projection: PyTree,
+    params: PyTree,
+    policy: Params,
+    measures: Array,
+    states: Array,
+    actions: Array,
+    key: Key,
+) -> tuple[Array, dict[str, Array]]:
+    """Return the loss of one policy, and its parts.
+
+    Args:
+      shape: the policy's architecture.
+      config: the autoencoder's.
+      loss: weights.
+      projection: the encoder's fixed variables.
+      params: `{"encoder", "decoder"}`, trained.
+      policy: the teacher's parameters.
+      measures: `[M]` what it does.
+      states: `[B, O]`.
+      actions: `[B, A]` the teacher's.
+      key: latent noise and condition dropout.
+    """
+    noise_key, drop_key = jax.random.split(key)
+    variables = {"params": params["encoder"], "projection": projection}
+    mean, log_variance = Encoder(shape, config).apply(variables, policy)  # type: ignore[misc]
+    latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
+    condition = drop(drop_key, ask(measures), everything=loss.drop_all, each=loss.drop_each)
+    decoder = params["decoder"]
+    if loss.kind == "parameters":
+        # The mean and std that standardise are statistics, not weights.
+        decoder = {**decoder, "MatrixHead_0": _freeze_statistics(decoder["MatrixHead_0"])}
+    student = Decoder(shape, config).apply({"params": decoder}, latent, condition)
+    kl = kl_divergence(mean, log_variance)
+    means = shape.module().apply(student, states, method=Policy.mean)
+    action_mse = jnp.mean(action_error(means, actions) ** 2)  # type: ignore[arg-type]
+    if loss.kind == "behaviour":
+        return loss.weight * action_mse + loss.kl * kl, {"action_mse": action_mse, "kl": kl}
+    head = decoder["MatrixHead_0"]
+    parts = [
+        jnp.mean(((new - old).reshape(-1) / head[f"std_{t}"]) ** 2)
+        for t, (new, old) in enumerate(zip(jax.tree.leaves(student), jax.tree.leaves(policy), strict=True))
+    ]
+    parameter_mse = jnp.stack(parts).sum()
+    metrics = {"parameter_mse": parameter_mse, "action_mse": action_mse, "kl": kl}
+    return parameter_mse + loss.kl * kl, metrics
+
+
+def _freeze_statistics(head: PyTree) -> PyTree:
+    return {k: jax.lax.stop_gradient(v) if k.startswith(("mean_", "std_")) else v for k, v in head.items()}
+
+
+def autoencoder_step(
+    shape: PolicyShape,
+    config: AutoencoderConfig,
+    loss: AutoencoderLoss,
+    optimiser: OptimiserConfig,
+    mesh: Mesh,
+    data: Dataset,
+    projection: PyTree,
+    state: TrainState,
+    key: Key,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Take one gradient step on a random batch of policies and states, split over `mesh`."""
+    policy_key, state_key, loss_key = jax.random.split(key, 3)
+    count = data.measures.shape[0]
+    rows = jax.random.randint(policy_key, (loss.policies,), 0, count)
+    rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
+    columns = jax.random.randint(state_key, (loss.policies, loss.states), 0, data.filled)
+    policies, measures = jax.tree.map(lambda leaf: leaf[rows], (data.policies, data.measures))
+    states, actions = data.states[rows[:, None], columns], data.actions[rows[:, None], columns]
+
+    def batch_loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
+        one = partial(autoencoder_loss, shape, config, loss, projection, params)
+        total, parts = jax.vmap(one)(policies, measures, states, actions, jax.random.split(loss_key, loss.policies))
+        return total.mean(), jax.tree.map(jnp.mean, parts)
+
+    (value, parts), gradient = jax.value_and_grad(batch_loss, has_aux=True)(state.params)
+    return advance(optimiser, state, gradient), {"loss": value} | parts
+
+
+def diffusion_step(
+    network: nn.Module,
+    loss: DiffusionLoss,
+    optimiser: OptimiserConfig,
+    mesh: Mesh,
+    latents: tuple[Array, Array],
+    measures: Array,
+    state: TrainState,
+    key: Key,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Take one gradient step of the denoiser.
+
+    Args:
+      network: the denoising network.
+      loss: what to train for.
+      optimiser: its settings.
+      mesh: devices that share the batch.
+      latents: mean and standard deviation `[N, h, w, c]` of the posteriors, scaled to unit variance together.
+      measures: `[N, M]` scaled to [0, 1].
+      state: the state.
+      key: decides batch, noise and dropout.
+    """
+    row_key, posterior_key, label_key, drop_key, loss_key = jax.random.split(key, 5)
+    mean, deviation = latents
+    schedule = make_schedule(loss.schedule)
+    rows = jax.random.randint(row_key, (loss.batch,), 0, mean.shape[0])
+    rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
+    clean = mean[rows] + deviation[rows] * jax.random.normal(posterior_key, (loss.batch, *mean.shape[1:]))
+    asked = measures[rows] + loss.noise * jax.random.normal(label_key, (loss.batch, measures.shape[1]))
+    dropped = partial(drop, everything=loss.drop_all, each=loss.drop_each)
+    conditions = jax.vmap(dropped)(jax.random.split(drop_key, loss.batch), jax.vmap(ask)(asked))
+
+    def batch_loss(params: PyTree) -> Array:
+        denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]
+        one = partial(diffusion_loss, denoise, schedule, loss.parametrisation)
+        return jax.vmap(one)(clean, conditions, jax.random.split(loss_key, loss.batch)).mean()
+
+    value, gradient = jax.value_and_grad(batch_loss)(state.params)
+    return advance(optimiser, state, gradient), {"loss": value}

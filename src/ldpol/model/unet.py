@@ -1,0 +1,160 @@
+"""The denoising network: a small conditional UNet on the latent, or an MLP for comparison."""
+
+import math
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.model.condition import Condition, ConditionEmbedding
+from ldpol.types import Array
+
+
+class DenoiserConfig(NamedTuple):
+    """Architecture of the denoising network.
+
+    Attributes:
+      network: `unet` or `mlp`.
+      channels: of each resolution of the UNet; every further one halves the latent's sides.
+      embedding: width of the embedding of noise level and condition.
+      octaves: frequencies of the measure features.
+      hidden: width of the MLP's layers.
+      layers: how many of them.
+    """
+
+    network: Literal["unet", "mlp"] = "unet"
+    channels: tuple[int, ...] = (16, 32)
+    embedding: int = 64
+    octaves: int = 5
+    hidden: int = 64
+    layers: int = 3
+
+
+class Convolution(nn.Module):
+    """A 3x3 same-padding convolution on one item `[h, w, c]`, as one matrix product.
+
+    On latents of 4x4 and 2x2 the whole convolution is a small dense matrix between flattened images. As a product
+    it runs on a CPU an order of magnitude faster, in training above all, than the general convolution, whose weight
+    gradient XLA leaves to a slow path (see `benchmarks/training.py`).
+
+    Attributes:
+      channels: output channels.
+      zero: start at zero, for the last layer of a residual branch.
+    """
+
+    channels: int
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return `[h, w, channels]`."""
+        h, w, c = x.shape
+        start = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", start, (3, 3, c, self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        matrix = jnp.einsum("kpq,kio->piqo", jnp.asarray(_taps(h, w)), kernel.reshape(9, c, self.channels))
+        out = x.reshape(-1) @ matrix.reshape(h * w * c, h * w * self.channels)
+        return out.reshape(h, w, self.channels) + bias
+
+
+def _taps(h: int, w: int) -> np.ndarray:
+    """Say which input pixel each of the 9 kernel entries carries to which output pixel; `[9, hw, hw]`."""
+    taps = np.zeros((9, h * w, h * w), np.float32)
+    for di in range(3):
+        for dj in range(3):
+            for i in range(h):
+                for j in range(w):
+                    y, x = i + di - 1, j + dj - 1
+                    if 0 <= y < h and 0 <= x < w:
+                        taps[di * 3 + dj, y * w + x, i * w + j] = 1.0
+    return taps
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions around a feature-wise affine map (FiLM) that the embedding sets."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array) -> Array:
+        """Return `[h, w, channels]`."""
+        y = Convolution(self.channels)(nn.silu(_group_norm(x)))
+        scale, shift = jnp.split(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros)(embedding), 2)
+        y = _group_norm(y) * (1.0 + scale) + shift
+        y = Convolution(self.channels, zero=True)(nn.silu(y))
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels)(x)
+        return x + y
+
+
+def _group_norm(x: Array) -> Array:
+    # One item without a batch axis: the reduction axes must be named, or flax would take h for the batch.
+    groups = math.gcd(x.shape[-1], 8)
+    return nn.GroupNorm(num_groups=groups, reduction_axes=(0, 1, 2))(x)
+
+
+class UNet(nn.Module):
+    """Noisy latent `[h, w, c]`, noise level `[]` and condition to an output `[h, w, c]`."""
+
+    config: DenoiserConfig
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Condition) -> Array:
+        """Evaluate the network for one item."""
+        embedding = _embed(self.config, t, condition)
+        h, w, c = x.shape
+        skips = []
+        y = Convolution(self.config.channels[0])(x)
+        for level, width in enumerate(self.config.channels):
+            if level:
+                y = nn.avg_pool(y, (2, 2), (2, 2))
+            y = ResidualBlock(width)(y, embedding)
+            skips.append(y)
+        skips.pop()
+        for width in reversed(self.config.channels[:-1]):
+            y = jnp.repeat(jnp.repeat(y, 2, 0), 2, 1)
+            y = ResidualBlock(width)(jnp.concatenate([y, skips.pop()], -1), embedding)
+        return Convolution(c, zero=True)(nn.silu(_group_norm(y)))
+
+
+class MLP(nn.Module):
+    """The same map as `UNet` by FiLM-modulated dense layers; an ablation."""
+
+    config: DenoiserConfig
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, condition: Condition) -> Array:
+        """Evaluate the network for one item."""
+        embedding = _embed(self.config, t, condition)
+        y = nn.Dense(self.config.hidden)(x.reshape(-1))
+        for _ in range(self.config.layers):
+            z = nn.LayerNorm()(y)
+            scale, shift = jnp.split(nn.Dense(2 * self.config.hidden)(embedding), 2)
+            y = y + nn.Dense(self.config.hidden)(nn.silu(nn.Dense(self.config.hidden)(z) * (1.0 + scale) + shift))
+        return nn.Dense(x.size, kernel_init=nn.initializers.zeros)(nn.silu(y)).reshape(x.shape)
+
+
+def _embed(config: DenoiserConfig, t: Array, condition: Condition) -> Array:
+    """Embed noise level `[]` in [0, 1] and condition into one vector `[embedding]`."""
+    angles = t * jnp.pi * 2.0 ** jnp.arange(6)
+    level = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), t[None]])
+    mixed = nn.Dense(config.embedding)(level)
+    mixed += ConditionEmbedding(config.embedding, config.octaves, name="condition")(condition)
+    return nn.silu(nn.Dense(config.embedding)(nn.silu(mixed)))
+
+
+def make_network(config: DenoiserConfig, latent: tuple[int, int, int]) -> nn.Module:
+    """Return the network of a config.
+
+    Raises:
+      ValueError: if the network is unknown or the latent's sides cannot be halved often enough.
+    """
+    if config.network not in ("unet", "mlp"):
+        raise ValueError(f"denoiser.network must be unet or mlp, found {config.network!r}")
+    factor = 2 ** (len(config.channels) - 1)
+    if config.network == "unet" and (latent[0] % factor or latent[1] % factor):
+        raise ValueError(
+            f"a UNet of {len(config.channels)} resolutions needs latent sides divisible by {factor}, found {latent[:2]}"
+        )
+    return UNet(config) if config.network == "unet" else MLP(config)

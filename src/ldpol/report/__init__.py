@@ -1,0 +1,178 @@
+"""From the files of a run to its figures and one self-contained HTML page: `write_page(workdir)`."""
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ldpol.report import figures
+from ldpol.report.page import render_page
+
+__all__ = ["Run", "figures_of", "load_run", "render", "save", "write_atomically", "write_page"]
+
+ARRAYS = (
+    *("grid_shape", "low", "high", "measure_names", "stored_fitness", "stored_measures", "held_out"),
+    *("reference_fitness", "reference_measures", "ceiling_fitness", "ceiling_measures"),
+    *("generated_fitness", "generated_measures", "uniform_measures"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of a run left in its work directory: metrics, histories and the arrays of the evaluation."""
+
+    workdir: Path
+    archive: Mapping[str, Any]
+    archive_history: list[dict[str, Any]]
+    train: Mapping[str, Any]
+    train_history: list[dict[str, Any]]
+    evaluation: Mapping[str, Any]
+    arrays: Mapping[str, NDArray[Any]]
+
+
+def load_run(workdir: str | os.PathLike[str]) -> Run:
+    """Read the files of the archive, train and evaluate stages.
+
+    Raises:
+      FileNotFoundError: a stage has not finished; the message names it and the command to run.
+      ValueError: a file is damaged or lacks something; the message names it.
+    """
+    folder = Path(workdir)
+    _check(folder, "archive", "archive/history.json", "archive/metrics.json")
+    _check(folder, "train", "train/history.json", "train/metrics.json")
+    _check(folder, "evaluate", "eval/metrics.json", "eval/arrays.npz")
+    return Run(
+        workdir=folder,
+        archive=_json(folder / "archive/metrics.json", dict),
+        archive_history=_json(folder / "archive/history.json", list),
+        train=_json(folder / "train/metrics.json", dict),
+        train_history=_json(folder / "train/history.json", list),
+        evaluation=_json(folder / "eval/metrics.json", dict),
+        arrays=_arrays(folder / "eval/arrays.npz"),
+    )
+
+
+def figures_of(run: Run) -> dict[str, Figure]:
+    """The figures of a run by name, in reading order; a curve whose history is empty is left out."""
+    data, metrics = run.arrays, run.evaluation
+    names = tuple(str(name).replace("_", " ") for name in data["measure_names"])
+    shape = tuple(int(side) for side in data["grid_shape"])
+    grid = figures.Grid(shape, data["low"].astype(float), data["high"].astype(float), names)
+
+    def elites(label: str, name: str, summary: Any) -> figures.Elites:
+        return figures.Elites(label, data[f"{name}_fitness"], data[f"{name}_measures"], (summary or {}).get("qd_score"))
+
+    stored = elites("Archive as stored", "stored", run.archive)
+    reference = elites("Evaluated again (reference)", "reference", metrics.get("reference"))
+    ceiling = elites("Original, evaluated a second time", "ceiling", metrics.get("ceiling"))
+    generated = elites("Generated", "generated", metrics.get("generated"))
+    held_out = data["held_out"].astype(bool)
+    box = (data["box_low"], data["box_high"]) if {"box_low", "box_high"} <= set(data) else None
+    made = {
+        "heat_maps": figures.heat_maps(
+            grid, (stored, reference, generated), held_out=reference.measures[held_out], box=box
+        ),
+        "target_and_achieved": figures.target_and_achieved(
+            grid, reference.measures, generated.measures, ceiling.measures, held_out
+        ),
+        "fitness_ccdf": figures.fitness_ccdf(
+            grid, {"reference": reference, "ceiling": ceiling, "generated": generated}
+        ),
+        "uniform_map": figures.uniform_map(grid, reference.measures, data["uniform_measures"]),
+    }
+    if run.archive_history:
+        made["search_curves"] = figures.search_curves(run.archive_history)
+    if run.train_history:
+        made["training_curves"] = figures.training_curves(run.train_history)
+    return made
+
+
+def write_page(workdir: str | os.PathLike[str]) -> Path:
+    """Write `report.html` and `eval/figures/*.png` of a finished run; returns the path of the page.
+
+    Raises:
+      FileNotFoundError: a stage has not finished; the message names it and the command to run.
+      ValueError: a file is damaged or lacks something; the message names it.
+    """
+    run = load_run(workdir)
+    images = {}
+    for name, figure in figures_of(run).items():
+        images[name] = (figure.get_suptitle(), render(figure))
+        write_atomically(run.workdir / "eval/figures" / f"{name}.png", images[name][1])
+    return write_atomically(
+        run.workdir / "report.html", render_page(run.evaluation, run.archive, run.train, images).encode()
+    )
+
+
+def render(figure: Figure, dpi: int = figures.DPI) -> bytes:
+    """The figure as PNG, the same bytes for the same data."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str], dpi: int = figures.DPI) -> Path:
+    """Write the figure as PNG; a reader sees the old file or the whole new one, never a part."""
+    return write_atomically(path, render(figure, dpi))
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write `content` beside `path`, then rename it into place; folders are made as needed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _check(folder: Path, stage: str, *names: str) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"The report needs {' and '.join(missing)} in {folder}, which the {stage} stage writes when it ends. Run: "
+            f"python -m ldpol.experiments {stage} --config experiments/TASK.py:VARIANT --workdir {folder}"
+        )
+
+
+def _json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}; run its stage again.")
+    return value
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it and run the evaluate stage again.") from error
+    missing = sorted(set(ARRAYS) - set(arrays))
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}. Evaluate again.")
+    rows = {
+        name: len(arrays[name]) for name in ARRAYS if name.startswith(("reference", "ceiling", "generated", "held"))
+    }
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"{path}: these arrays must have one row for each policy, found {rows}. Evaluate again.")
+    return arrays

@@ -1,0 +1,251 @@
+"""Policies to scores: every episode of every policy in one XLA program of fixed memory.
+
+Each device keeps a fixed number of lanes busy. A lane plays one episode; when it ends, the lane takes the
+next episode from the queue, so physics is rarely spent on an episode that is over, and a short life costs
+little. Only running sums are kept: memory grows neither with the episode length nor with the number of episodes
+beyond the scores themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldpol.tasks import Task, TaskState
+from ldpol.types import Array, Key, Params, PyTree, Score
+
+Apply = Callable[[Params, Array], Array]
+
+
+class Recorder(NamedTuple):
+    """What to accumulate of an episode beside its score, in fixed memory.
+
+    Attributes:
+      init: `() -> record`, a pytree of arrays.
+      update: `(record, state before the step, action, key) -> record`, called once a step lived with a fresh key.
+    """
+
+    init: Callable[[], PyTree]
+    update: Callable[[PyTree, TaskState, Array, Key], PyTree]
+
+
+def keep_states(task: Task, count: int) -> Recorder:
+    """Record `count` observations drawn uniformly from those the policy saw (reservoir sampling, Vitter 1985).
+
+    The record is `(observations [count, O], steps seen [])`; an episode shorter than `count` steps repeats some.
+    """
+
+    def init() -> PyTree:
+        return jnp.zeros((count, task.observation_size)), jnp.zeros((), jnp.int32)
+
+    def update(record: PyTree, state: TaskState, action: Array, key: Key) -> PyTree:
+        seen, step = record
+        # Until the reservoir is full the newest fills all free slots; then it replaces one with the right chance.
+        free = (jnp.arange(count) >= step)[:, None]
+        slot = jnp.where(step < count, count, jax.random.randint(key, (), 0, step + 1))
+        seen = jnp.where(free, state.observation, seen)
+        return seen.at[slot].set(state.observation, mode="drop"), step + 1
+
+    return Recorder(init, update)
+
+
+_NO_RECORD = Recorder(lambda: (), lambda record, state, action, key: ())
+
+
+class RolloutConfig(NamedTuple):
+    """How rollouts use a device.
+
+    Attributes:
+      lanes: episodes a device plays side by side (walker2d on a CPU core: 64 is fastest; a GPU wants thousands).
+      block: steps between two visits to the queue; longer blocks waste steps on finished episodes, shorter
+        ones spend time on resets.
+    """
+
+    lanes: int = 64
+    block: int = 20
+
+
+@struct.dataclass
+class _Sums:
+    """Running sums of one episode; `alive` turns 0 with the step after which the episode is over."""
+
+    fitness: Array
+    contacts: Array
+    length: Array
+    alive: Array
+    record: PyTree
+    key: Key
+
+
+def _start(task: Task, recorder: Recorder, key: Key) -> _Sums:
+    zero = jnp.zeros(())
+    return _Sums(zero, jnp.zeros(task.measures), zero.astype(jnp.int32), jnp.ones((), bool), recorder.init(), key)
+
+
+def _advance(
+    task: Task, apply: Apply, recorder: Recorder, params: Params, state: TaskState, sums: _Sums
+) -> tuple[TaskState, _Sums]:
+    """Play one step; a finished episode's sums stay as they are, whatever its physics does."""
+    action = apply(params, state.observation)
+    alive = sums.alive
+    record = recorder.update(sums.record, state, action, jax.random.fold_in(sums.key, sums.length))
+    record = jax.tree.map(lambda new, old: jnp.where(alive, new, old), record, sums.record)
+    state = task.step(state, action)
+    length = sums.length + alive
+    return state, sums.replace(
+        record=record,
+        # `where`, not a product: the physics of a finished episode may overflow to NaN.
+        fitness=sums.fitness + jnp.where(alive, state.reward, 0.0),
+        contacts=sums.contacts + jnp.where(alive, task.measure(state), 0.0),
+        length=length,
+        alive=alive & (state.done < 0.5) & (length < task.episode_length),
+    )
+
+
+def _score(sums: _Sums) -> Score:
+    length = sums.length.astype(jnp.float32)
+    return Score(sums.fitness, sums.contacts / jnp.maximum(length, 1.0), length)
+
+
+def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
+    """Play one episode of one policy.
+
+    Args:
+      task: the task.
+      apply: `(params, observation [O]) -> action [A]`.
+      params: one policy.
+      key: decides the initial state.
+
+    Returns:
+      The episode's `Score`; the step that ends the episode still counts.
+    """
+
+    def body(carry: tuple[TaskState, _Sums]) -> tuple[TaskState, _Sums]:
+        return _advance(task, apply, _NO_RECORD, params, *carry)
+
+    carry = (task.reset(key), _start(task, _NO_RECORD, key))
+    _, sums = jax.lax.while_loop(lambda carry: carry[1].alive, body, carry)
+    return _score(sums)
+
+
+def evaluate(
+    task: Task,
+    apply: Apply,
+    policies: Params,
+    keys: Key,
+    *,
+    episodes: int = 1,
+    config: RolloutConfig = RolloutConfig(),
+    mesh: Mesh | None = None,
+    recorder: Recorder | None = None,
+) -> Any:
+    """Play `episodes` episodes of each of N policies, spread over the devices of `mesh`.
+
+    Args:
+      task: the task.
+      apply: `(params, observation [O]) -> action [A]`.
+      policies: leading axis N on every leaf.
+      keys: `[N]`, one a policy; its episodes fold in 0 ... E - 1, so a score depends neither on the
+        other policies nor on the number of devices.
+      episodes: E.
+      config: lanes and block length.
+      mesh: a mesh with one axis, `policies`; None runs on one device. N must be a multiple of its size.
+      recorder: what else to accumulate of every episode.
+
+    Returns:
+      The `Score` of single episodes, fitness `[N, E]`, measures `[N, E, M]`, length `[N, E]`; with a recorder, the
+      pair of that and the records, `[N, E]` leading.
+
+    Raises:
+      ValueError: if N, the keys and the mesh do not fit together.
+    """
+    count = keys.shape[0]
+    leading = {leaf.shape[0] for leaf in jax.tree.leaves(policies)}
+    if leading != {count}:
+        raise ValueError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
+    if episodes < 1:
+        raise ValueError(f"evaluate: episodes must be at least 1, found {episodes}")
+    work = partial(_work_queue, task, apply, recorder or _NO_RECORD, episodes=episodes, config=config)
+    if recorder is None:
+        both = work
+        work = lambda policies, keys: both(policies, keys)[0]  # noqa: E731
+    if mesh is None:
+        return work(policies, keys)
+    if count % mesh.size:
+        raise ValueError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
+    spec = PartitionSpec("policies")
+    return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
+
+
+def _work_queue(
+    task: Task, apply: Apply, recorder: Recorder, policies: Params, keys: Key, *, episodes: int, config: RolloutConfig
+) -> tuple[Score, PyTree]:
+    """Play all episodes of the N policies of one device on a fixed number of lanes."""
+    count = keys.shape[0]
+    jobs = count * episodes
+    lanes = min(config.lanes, jobs)
+
+    def begin(job: Array) -> tuple[Params, TaskState, _Sums]:
+        index = jnp.minimum(job, jobs - 1)
+        policy, episode = index // episodes, index % episodes
+        params = jax.tree.map(lambda leaf: leaf[policy], policies)
+        key = jax.random.fold_in(keys[policy], episode)
+        sums = _start(task, recorder, key)
+        return params, task.reset(key), sums.replace(alive=job < jobs)
+
+    def refill(carry):
+        job, next_job, lane, results = carry
+        params, state, sums = lane
+        free = ~sums.alive
+        # Free lanes write what they finished (idle ones point past the end and are dropped) ...
+        finished = jnp.where(free, job, jobs)
+        result = (jax.vmap(_score)(sums), sums.record)
+        results = jax.tree.map(lambda all_, new: all_.at[finished].set(new, mode="drop"), results, result)
+        # ... and take the next jobs in order.
+        taken = jnp.where(free, next_job + jnp.cumsum(free) - 1, job)
+        fresh = jax.vmap(begin)(taken)
+        pick = lambda new, old: jnp.where(free.reshape(free.shape + (1,) * (new.ndim - 1)), new, old)  # noqa: E731
+        lane = jax.tree.map(pick, fresh, (params, state, sums))
+        return taken, next_job + free.sum(), lane, results
+
+    def play(lane):
+        params, state, sums = lane
+        step = jax.vmap(partial(_advance, task, apply, recorder))
+
+        def body(carry, _):
+            return step(params, *carry), None
+
+        (state, sums), _ = jax.lax.scan(body, (state, sums), None, length=config.block)
+        return params, state, sums
+
+    def body(carry):
+        job, next_job, lane, results = carry
+        return refill((job, next_job, play(lane), results))
+
+    job = jnp.arange(lanes)
+    lane = jax.vmap(begin)(job)
+    blank = (jax.vmap(_score)(lane[2]), lane[2].record)
+    results = jax.tree.map(lambda leaf: jnp.zeros((jobs, *leaf.shape[1:]), leaf.dtype), blank)
+    carry = (job, jnp.asarray(lanes), lane, results)
+    *_, results = jax.lax.while_loop(lambda carry: carry[2][2].alive.any(), body, carry)
+    return jax.tree.map(lambda x: x.reshape(count, episodes, *x.shape[1:]), results)
+
+
+def policy_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return a mesh with the one axis `policies` over `devices` (default: all local ones)."""
+    return Mesh(np.asarray(jax.local_devices() if devices is None else devices), ("policies",))
+
+
+def split_over(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that splits a leading policy axis over `mesh`."""
+    return NamedSharding(mesh, PartitionSpec("policies"))
+
+
+def copied_to(mesh: Mesh) -> NamedSharding:
+    """Return the sharding that gives every device of `mesh` a whole copy."""
+    return NamedSharding(mesh, PartitionSpec())

@@ -1,0 +1,164 @@
+"""Pytrees of arrays on disk: orbax inside, a manifest with checksums around, replaced atomically.
+
+A folder holds `arrays/` (orbax, no pickle) and `manifest.json`, which names the kind, the format, the package
+versions, what the caller says of the content, and a SHA-256 of every file. A folder without a whole manifest does
+not count as written.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ldpol.types import PyTree
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PACKAGES = ("ldpol", "jax", "flax", "optax", "brax", "qdax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages a result depends on."""
+    return {name: metadata.version(name) for name in PACKAGES}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def save(path: Path, tree: PyTree, *, kind: str, about: Mapping[str, Any] | None = None) -> None:
+    """Write a pytree of arrays and a manifest into the folder `path`, replacing what was there.
+
+    Args:
+      path: the folder.
+      tree: nested dicts (or any pytree, see `restore`) of arrays; typed keys are stored as their data.
+      kind: what this is; `load` insists on it.
+      about: JSON-able description, returned by `load`.
+
+    Raises:
+      OSError: if the disk is full or not writable; what was at `path` before is still there.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = _aside(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    arrays = jax.tree.map(lambda leaf: np.asarray(_plain(leaf)), tree)
+    header = {"format": FORMAT, "kind": kind, "versions": versions(), "about": dict(about or {})}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial / "arrays", arrays)
+        files = {str(file.relative_to(partial)): _digest(file) for file in _files(partial)}
+        write_json(partial / MANIFEST, header | {"files": files})
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(f"could not write {path}: {error}; is the disk full or the folder read-only?") from error
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    os.replace(partial, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def exists(path: Path) -> bool:
+    """Tell whether something was completely written to `path`."""
+    path = Path(path).absolute()
+    _recover(path)
+    return (path / MANIFEST).is_file()
+
+
+def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
+    """Read what `save` wrote: nested dicts of NumPy arrays, and `about`.
+
+    Raises:
+      FileNotFoundError: if nothing was completely written there.
+      ValueError: if it is of another kind or format, or a file is missing, truncated or altered.
+    """
+    path = Path(path).absolute()
+    _recover(path)
+    if not (path / MANIFEST).is_file():
+        found = "an unfinished or foreign folder" if path.exists() else "nothing"
+        raise FileNotFoundError(f"expected a saved {kind} at {path}, found {found}; run the stage that writes it")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        found_kind, found_format, files = manifest["kind"], manifest["format"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the manifest of {path} is damaged ({error}); delete the folder and write it again") from error
+    if found_kind != kind:
+        raise ValueError(f"{path} holds a {found_kind}, expected a {kind}")
+    if found_format != FORMAT:
+        raise ValueError(f"{path} has format {found_format}; this ldpol reads format {FORMAT}: install a matching version")
+    for name, digest in files.items():
+        file = path / name
+        if not file.is_file() or _digest(file) != digest:
+            state = "altered or truncated" if file.is_file() else "missing"
+            raise ValueError(f"{path} is damaged: {name} is {state}; restore it from a copy or write it again")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(path / "arrays"), manifest["about"]
+
+
+def save_state(path: Path, state: PyTree, *, kind: str, about: Mapping[str, Any] | None = None) -> None:
+    """Write any pytree (not only nested dicts) as the list of its leaves; read it with `load_state`."""
+    leaves = jax.tree.leaves(state)
+    save(path, {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}, kind=kind, about=about)
+
+
+def load_state(path: Path, like: PyTree, *, kind: str) -> tuple[Any, dict[str, Any]]:
+    """Read a pytree written by `save_state`, with the structure, dtypes and key types of `like`.
+
+    Raises:
+      ValueError: if the leaves do not fit `like`: the checkpoint is of other settings.
+    """
+    stored, about = load(path, kind=kind)
+    leaves, structure = jax.tree.flatten(like)
+    found = [stored[name] for name in sorted(stored)]
+    expected = [jnp.shape(_plain(leaf)) for leaf in leaves]
+    if [leaf.shape for leaf in found] != expected:
+        raise ValueError(
+            f"the checkpoint {path} does not fit these settings: it holds {len(found)} arrays, expected {len(expected)}, "
+            "or their shapes differ; use another workdir or delete it"
+        )
+    return jax.tree.unflatten(structure, [_like(new, old) for new, old in zip(found, leaves, strict=True)]), about
+
+
+def _plain(leaf: Any) -> Any:
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _like(new: np.ndarray, old: Any) -> Any:
+    is_key = isinstance(old, jax.Array) and jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
+    return jax.random.wrap_key_data(jnp.asarray(new)) if is_key else jnp.asarray(new)
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+
+
+def _recover(path: Path) -> None:
+    """Finish or undo a replacement that was interrupted between its two renames."""
+    partial, old = _aside(path)
+    if not path.exists() and old.exists():
+        os.replace(partial if (partial / MANIFEST).is_file() else old, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

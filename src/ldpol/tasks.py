@@ -1,0 +1,199 @@
+"""Control tasks: a Brax environment plus behaviour measures. The only importer of `brax.envs`."""
+
+import contextlib
+import difflib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ldpol.types import Array, Key
+
+BACKENDS = ("spring", "positional", "generalized")
+
+
+@contextlib.contextmanager
+def _quiet_import() -> Iterator[None]:
+    """Brax and MuJoCo announce optional packages they lack; that is noise to our users."""
+    import io
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+with _quiet_import():
+    from brax import envs, math
+    from brax.envs.base import PipelineEnv, State
+
+
+class TaskSpec(NamedTuple):
+    """What distinguishes one task: where its feet are and how fitness is shifted."""
+
+    brax_name: str
+    feet: tuple[str, ...]
+    """Geometry names in the MuJoCo model; one measure each."""
+    measure_names: tuple[str, ...]
+    offset_per_step: float
+    """Added per step of the full episode to a fitness before QD scores, so that they stay positive."""
+
+
+SPECS: dict[str, TaskSpec] = {
+    "walker2d": TaskSpec("walker2d", ("foot_geom", "foot_left_geom"), ("right foot", "left foot"), 0.0),
+    "hopper": TaskSpec("hopper", ("foot_geom",), ("foot",), 0.0),
+    "halfcheetah": TaskSpec("halfcheetah", ("bfoot", "ffoot"), ("back foot", "front foot"), 1.0),
+    "ant": TaskSpec(
+        "ant",
+        ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom"),
+        ("front left foot", "front right foot", "back left foot", "back right foot"),
+        1.0,
+    ),
+    "humanoid": TaskSpec("humanoid", ("right_foot", "left_foot"), ("right foot", "left foot"), 0.0),
+}
+
+
+@struct.dataclass
+class TaskState:
+    """Where an episode stands after a step.
+
+    Attributes:
+      physics: the state of the physics pipeline, opaque.
+      observation: `[O]`.
+      reward: `[]` of the last step.
+      done: `[]` 1.0 when the last step ended the episode (a fall), else 0.0. Time-outs are the caller's.
+    """
+
+    physics: Any
+    observation: Array
+    reward: Array
+    done: Array
+
+
+@struct.dataclass
+class Task:
+    """A control task with behaviour measures; all fields are static.
+
+    Attributes:
+      reset: `key -> TaskState`, one episode.
+      step: `(TaskState, action [A]) -> TaskState`; actions are clipped to [-1, 1].
+      measure: `TaskState -> [M]`, 1.0 for each foot that touches the ground now, else 0.0.
+      fitness_offset: added to a fitness in a QD score.
+      dt: seconds of physics a step.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    reset: Callable[[Key], TaskState] = struct.field(pytree_node=False)
+    step: Callable[[TaskState, Array], TaskState] = struct.field(pytree_node=False)
+    measure: Callable[[TaskState], Array] = struct.field(pytree_node=False)
+    observation_size: int = struct.field(pytree_node=False)
+    action_size: int = struct.field(pytree_node=False)
+    measure_names: tuple[str, ...] = struct.field(pytree_node=False)
+    measure_low: tuple[float, ...] = struct.field(pytree_node=False)
+    measure_high: tuple[float, ...] = struct.field(pytree_node=False)
+    episode_length: int = struct.field(pytree_node=False)
+    fitness_offset: float = struct.field(pytree_node=False)
+    dt: float = struct.field(pytree_node=False)
+    backend: str = struct.field(pytree_node=False)
+    reset_noise: float = struct.field(pytree_node=False)
+
+    @property
+    def measures(self) -> int:
+        """How many measures, M."""
+        return len(self.measure_names)
+
+
+def make_task(
+    name: str,
+    *,
+    backend: str = "spring",
+    episode_length: int = 500,
+    reset_noise: float | None = None,
+    terminate: bool = True,
+) -> Task:
+    """Build a task by name.
+
+    Args:
+      name: one of `SPECS`.
+      backend: Brax physics: `spring` (fastest), `positional` or `generalized`.
+      episode_length: steps after which an episode is cut off.
+      reset_noise: half-width of the uniform noise on the initial state; None keeps Brax's own, 0 makes
+        episodes deterministic.
+      terminate: whether falling ends an episode (halfcheetah never falls).
+
+    Raises:
+      ValueError: for an unknown task or backend, or a length or noise out of range.
+    """
+    if name not in SPECS:
+        close = difflib.get_close_matches(name, SPECS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown task {name!r}; the known tasks are {', '.join(SPECS)}.{hint}")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown physics backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if episode_length < 1:
+        raise ValueError(f"episode_length must be at least 1 step, found {episode_length}")
+    if reset_noise is not None and reset_noise < 0:
+        raise ValueError(f"reset_noise must be None (the environment's own) or >= 0, found {reset_noise}")
+    spec = SPECS[name]
+    options: dict[str, Any] = {} if reset_noise is None else {"reset_noise_scale": reset_noise}
+    if not terminate and name != "halfcheetah":
+        options["terminate_when_unhealthy"] = False
+    with _quiet_import():
+        env: Any = envs.get_environment(spec.brax_name, backend=backend, **options)
+    touches = _ground_contact(env, spec.feet)
+
+    def reset(key: Key) -> TaskState:
+        state = env.reset(key)
+        return TaskState(state.pipeline_state, state.obs, state.reward, state.done)
+
+    def step(state: TaskState, action: Array) -> TaskState:
+        before = State(state.physics, state.observation, state.reward, state.done)
+        after = env.step(before, jnp.clip(action, -1.0, 1.0))
+        # Without termination Brax returns a Python float, which would change the type of a loop's carry.
+        return TaskState(after.pipeline_state, after.obs, after.reward, jnp.asarray(after.done, jnp.float32))
+
+    return Task(
+        name=name,
+        reset=reset,
+        step=step,
+        measure=lambda state: touches(state.physics),
+        observation_size=int(env.observation_size),
+        action_size=int(env.action_size),
+        measure_names=spec.measure_names,
+        measure_low=(0.0,) * len(spec.feet),
+        measure_high=(1.0,) * len(spec.feet),
+        episode_length=episode_length,
+        fitness_offset=spec.offset_per_step * episode_length,
+        dt=float(env.dt),
+        backend=backend,
+        reset_noise=float(env._reset_noise_scale),
+    )
+
+
+def _ground_contact(env: PipelineEnv, feet: tuple[str, ...]) -> Callable[[Any], Array]:
+    """Contact of each foot with the ground z = 0, in closed form from link poses.
+
+    Spring and positional physics keep no contacts in their state unless debugging. The lowest point of a
+    capsule with centre c, half-length h along its axis a, and radius r is c_z - h |a_z| - r (a sphere has
+    h = 0); the foot touches where that is not above the ground.
+    """
+    model: Any = env.sys.mj_model
+    ids = [model.geom(foot).id for foot in feet]
+    links = jnp.asarray(model.geom_bodyid[ids] - 1)  # Brax leaves out MuJoCo's world body
+    centre = jnp.asarray(model.geom_pos[ids])
+    axis = jax.vmap(math.rotate, (None, 0))(jnp.array([0.0, 0.0, 1.0]), jnp.asarray(model.geom_quat[ids]))
+    radius = jnp.asarray(model.geom_size[ids, 0])
+    is_capsule = model.geom_type[ids] == 3  # mjGEOM_CAPSULE; the others are spheres
+    half_length = jnp.asarray(np.where(is_capsule, model.geom_size[ids, 1], 0.0))
+
+    def touches(physics: Any) -> Array:
+        rotate = jax.vmap(math.rotate)
+        rotation = physics.x.rot[links]
+        centre_z = physics.x.pos[links, 2] + rotate(centre, rotation)[:, 2]
+        lowest = centre_z - half_length * jnp.abs(rotate(axis, rotation)[:, 2]) - radius
+        return (lowest <= 0.0).astype(jnp.float32)
+
+    return touches

@@ -1,0 +1,247 @@
+"""The report: arithmetic of the figures by hand, the page against the metrics, and clear errors."""
+
+import base64
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from ldpol import archive
+from ldpol.report import figures, figures_of, load_run, save, write_page
+
+FIGURES = {
+    *("heat_maps", "target_and_achieved", "fitness_ccdf"),
+    *("uniform_map", "search_curves", "training_curves"),
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def make_run(folder: Path, measures: int = 2, policies: int = 60) -> dict[str, Any]:
+    """Write what the three stages leave in a work directory; returns the metrics of the evaluation."""
+    random = np.random.default_rng(0)
+    for stage in ("archive", "train", "eval"):
+        (folder / stage).mkdir(parents=True)
+    reference = random.random((policies, measures)).astype(np.float32)
+    arrays = {
+        "grid_shape": np.full(measures, 8),
+        "low": np.zeros(measures),
+        "high": np.ones(measures),
+        "measure_names": np.array(["left_foot", "right_foot", "third", "fourth"][:measures]),
+        "held_out": random.random(policies) < 0.2,
+        "uniform_targets": random.random((30, measures)),
+        "uniform_fitness": random.normal(size=30),
+        "uniform_measures": random.random((30, measures)),
+    }
+    for name in ("stored", "reference", "ceiling", "generated"):
+        arrays[f"{name}_fitness"] = random.normal(500, 100, policies)
+        arrays[f"{name}_measures"] = np.clip(reference + random.normal(0, 0.01, reference.shape), 0, 1)
+    np.savez(folder / "eval/arrays.npz", **arrays)  # type: ignore[arg-type]
+
+    summary = {"cells": 50, "coverage": 0.4, "qd_score": 31234.5, "best": 812.0, "mean": 411.0}
+    search = [{**summary, "iteration": k, "evaluations": 64 * k, "env_steps": 9 * k, "seconds": k} for k in range(1, 9)]
+    losses = [{"phase": "autoencoder", "step": k, "loss": 1 / k, "dagger_round": k // 30} for k in range(1, 61)]
+    losses += [{"phase": "diffusion", "step": k, "loss": 2 / k, "seconds": 0.1 * k} for k in range(1, 5)]
+    metrics = {
+        "reward_ratio": 0.9534,
+        "coverage_ratio": 0.9421,
+        "qd_ratio": 0.9257,
+        "compression_params": 51.3,
+        "compression_bytes": 47.2,
+        "mem": 0.02613,
+        "mem_ceiling": 0.0151,
+        "js_divergence": 0.0412,
+        "success_rate": 0.7123,
+        "uniform_coverage_ratio": 0.8217,
+        "held_out_mem": 0.0384,
+        "policies": policies,
+        "policy_params": 1830,
+        "generator_params": 62000,
+        "seconds": 81.2,
+        "best_reward": float("nan"),
+        "ceiling": {"reward_ratio": 0.9917, "coverage_ratio": 0.9832, "qd_ratio": 0.9781, "success_rate": 0.8711},
+        "held_out": {"reward_ratio": 0.9302, "success_rate": 0.5513, "policies": 12},
+        "reference": summary,
+        "generated": {**summary, "cells": 47},
+        "episodes": 10,
+        "config": {"task": {"name": "walker<2>d"}, "train": {"note": "<script>alert('x')</script>", "steps": 3000}},
+        "versions": {"jax": "0.10.2"},
+        "machine": {"cpu": "a & b", "cores": 2},
+        "commit": "0c1f2ab",
+        "seed": 0,
+    }
+    for path, value in {
+        "archive/history.json": search,
+        "archive/metrics.json": {**summary, "seconds": 400.0},
+        "train/history.json": losses,
+        "train/metrics.json": {"seconds": 205.0},
+        "eval/metrics.json": metrics,
+    }.items():
+        (folder / path).write_text(json.dumps(value))
+    return metrics
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    """Cells of each row of the result table, by the row's name."""
+    body = page.split("<tbody>")[1].split("</tbody>")[0]
+    rows = re.findall(r"<th scope=row>(.*?)<small>.*?</th>(.*?)</tr>", body)
+    return {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+
+
+def test_page_is_self_contained_and_embeds_every_figure(tmp_path: Path) -> None:
+    run = tmp_path / "runs/demo"
+    make_run(run)
+    path = write_page(run)
+    assert path == run / "report.html"
+    page = path.read_text()
+    assert "http" not in page and "<script" not in page and "<link" not in page and "@import" not in page
+    assert all(link.startswith("data:image/png;base64,") for link in re.findall(r"(?:src|href)=\"(.*?)\"", page))
+    embedded = dict(re.findall(r'<figure id="(\w+)">.*?base64,([^"]+)"', page))
+    assert set(embedded) == FIGURES
+    for name, data in embedded.items():
+        png = base64.b64decode(data)
+        assert png.startswith(PNG)
+        assert png == (run / "eval/figures" / f"{name}.png").read_bytes()
+    assert path.stat().st_size < 3e6
+    assert not [file for file in run.rglob("*") if file.name.endswith(".tmp")]
+    assert write_page(run).read_text() == page  # the same data give the same page
+
+
+def test_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
+    metrics = make_run(tmp_path / "run")
+    page = write_page(tmp_path / "run").read_text()
+    rows = rows_of(page)
+    assert rows["Generated"] == ["95.3", "94.2", "92.6", "0.0261", "71.2", "0.0412", "–", "60"]
+    assert rows["Ceiling"] == ["99.2", "98.3", "97.8", "0.0151", "87.1", "–", "–", "60"]
+    assert rows["on held-out elites"] == ["93.0", "–", "–", "0.0384", "55.1", "–", "–", "12"]
+    assert rows["on uniform targets"][1] == "82.2"
+    assert "on trained elites" not in rows  # nothing was measured
+    text = unescape(re.sub(r"<[^>]*>", "", page)).replace("\u00a0", " ")
+    archive_bytes = 4 * metrics["policies"] * metrics["policy_params"]
+    assert f"One model of {archive_bytes / 47.2 / 1e3:.3g} kB replaces an archive of 60 policies (439 kB" in text
+    assert "47.2 times as large) and keeps 95.3 % of its reward, 94.2 % of its coverage and 92.6 %" in text
+    assert "re-evaluated a second time, itself reaches 99.2 %, 98.3 % and 97.8 %" in text
+    for words in ("6 min 40 s", "3 min 25 s", "11 min 26 s", "0c1f2ab", "0.10.2", "109,800"):
+        assert words in text
+
+
+def test_values_are_escaped(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    page = write_page(tmp_path / "run").read_text()
+    assert "<script" not in page and "<2>" not in page
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in page
+    assert "walker&lt;2&gt;d" in page and "a &amp; b" in page
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [("archive/history.json", "archive"), ("train/metrics.json", "train"), ("eval/arrays.npz", "evaluate")],
+)
+def test_a_missing_stage_is_named(tmp_path: Path, file: str, stage: str) -> None:
+    make_run(tmp_path / "run")
+    (tmp_path / "run" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{file}.*ldpol\.experiments {stage} --config"):
+        write_page(tmp_path / "run")
+    assert not (tmp_path / "run/report.html").exists()
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    make_run(run)
+    arrays = (run / "eval/arrays.npz").read_bytes()
+    (run / "eval/arrays.npz").write_bytes(arrays[: len(arrays) // 2])
+    with pytest.raises(ValueError, match=r"arrays\.npz cannot be read"):
+        load_run(run)
+    np.savez(run / "eval/arrays.npz", low=np.zeros(2))
+    with pytest.raises(ValueError, match=r"lacks .*generated_fitness.* holds low"):
+        load_run(run)
+    (run / "train/history.json").write_text('[{"step": 1')
+    with pytest.raises(ValueError, match=r"train/history\.json is not valid JSON"):
+        load_run(run)
+    (run / "train/history.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds a dict, expected a list"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("measures", [1, 3, 4])
+def test_any_number_of_measures(tmp_path: Path, measures: int) -> None:
+    make_run(tmp_path / "run", measures)
+    made = figures_of(load_run(tmp_path / "run"))
+    assert set(made) == FIGURES
+    for name, figure in made.items():
+        assert save(figure, tmp_path / f"{name}.png", dpi=40).read_bytes().startswith(PNG)
+
+
+def test_measure_pairs_show_every_measure() -> None:
+    assert [figures.measure_pairs(count) for count in (1, 2, 3)] == [[(0,)], [(0, 1)], [(0, 1), (1, 2)]]
+    assert figures.measure_pairs(4) == [(0, 1), (2, 3)]
+
+
+def test_best_per_cell_by_hand() -> None:
+    grid = figures.Grid((2, 3), np.zeros(2), np.array([1.0, 3.0]), ("a", "b"))
+    measures = np.array([[0.1, 0.5], [0.4, 0.9], [1.0, 2.5]])  # two in cell (0, 0), one on the border: (1, 2)
+    best = figures.best_per_cell([5.0, 7.0, -1.0], measures, grid)
+    np.testing.assert_array_equal(best, [[7, np.nan, np.nan], [np.nan, np.nan, -1]])
+    np.testing.assert_array_equal(grid.occupied(measures), [0, 5])
+    assert grid.diagonal == pytest.approx(np.hypot(0.5, 1.0))
+    shown = figures.heat_maps(grid, [figures.Elites("x", np.array([5.0, 7.0, -1.0]), measures)] * 3)
+    image = np.ma.filled(shown.axes[0].images[0].get_array().astype(float), np.nan)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(image, best.T)  # the first measure to the right, the second upwards
+    assert shown.axes[0].images[0].origin == "lower"
+
+
+def test_cells_are_those_of_the_archive_on_cell_borders() -> None:
+    steps = np.arange(501, dtype=np.float32) / np.float32(500)  # fractions of an episode of 500 steps
+    measures = np.stack([steps, steps[::-1]], axis=1)
+    grid = figures.Grid((50, 50), np.zeros(2), np.ones(2), ("a", "b"))
+    flat = np.ravel_multi_index(tuple(grid.cells(measures).T), grid.shape)
+    np.testing.assert_array_equal(flat, archive.Grid((50, 50), (0.0, 0.0), (1.0, 1.0)).index(measures))  # type: ignore[arg-type]
+
+
+def test_ccdf_by_hand() -> None:
+    level, count = figures.ccdf([3.0, 1.0, 2.0, 2.0])
+    np.testing.assert_array_equal(level, [1, 2, 2, 3])
+    np.testing.assert_array_equal(count, [4, 3, 3, 1])
+
+
+def test_ccdf_counts_cells_not_policies() -> None:
+    grid = figures.Grid((4,), np.zeros(1), np.ones(1), ("a",))
+    measures = np.array([[0.1], [0.1], [0.6], [0.9]])
+    elites = figures.Elites("x", np.array([1.0, 5.0, 3.0, np.nan]), measures)
+    figure = figures.fitness_ccdf(grid, {"reference": elites, "ceiling": elites, "generated": elites})
+    x, y = (np.asarray(values) for values in figure.axes[0].lines[0].get_data())
+    np.testing.assert_array_equal(np.stack([x, y], axis=1), [[3, 2], [5, 1], [5, 0]])
+
+
+def test_figures_survive_poor_data(tmp_path: Path) -> None:
+    grid = figures.Grid((4, 4), np.zeros(2), np.ones(2), ("a", "b"))
+    none = figures.Elites("none", np.full(2, np.nan), np.full((2, 2), np.nan))
+    made: list[Figure] = [
+        figures.heat_maps(grid, [none] * 3),
+        figures.target_and_achieved(grid, none.measures, none.measures, none.measures),
+        figures.fitness_ccdf(grid, {"reference": none, "ceiling": none, "generated": none}),
+        figures.uniform_map(grid, none.measures, none.measures),
+        figures.search_curves([{"iteration": 1, "cells": 3}]),
+        figures.training_curves([{"phase": "diffusion", "step": 1, "loss": float("nan")}]),
+    ]
+    for figure in made:
+        save(figure, tmp_path / "figure.png", dpi=40)
+    with pytest.raises(ValueError, match="no row of phase"):
+        figures.training_curves([{"step": 1, "loss": 1.0}])
+
+
+def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "figure.png"
+    target.write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        save(Figure(), target)
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
