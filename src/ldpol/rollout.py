@@ -224,16 +224,67 @@ def _work_queue(
         return params, state, sums
 
     def body(carry):
-        job, next_job, lane, results = carry
-        return refill((job, next_job, play(lane), results))
+        job, next_job, lane, results = refill(carry)
+        return job, next_job, play(lane), results
 
-    job = jnp.arange(lanes)
-    lane = jax.vmap(begin)(job)
-    blank = (jax.vmap(_score)(lane[2]), lane[2].record)
-    results = jax.tree.map(lambda leaf: jnp.zeros((jobs, *leaf.shape[1:]), leaf.dtype), blank)
-    carry = (job, jnp.asarray(lanes), lane, results)
-    *_, results = jax.lax.while_loop(lambda carry: carry[2][2].alive.any(), body, carry)
+    # All lanes start free, so that the reset is compiled once, in the refill.
+    job = jnp.full(lanes, jobs)
+    blank = jax.eval_shape(jax.vmap(begin), job)
+    lane = jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), blank)
+    result = jax.eval_shape(lambda sums: (jax.vmap(_score)(sums), sums.record), blank[2])
+    results = jax.tree.map(lambda leaf: jnp.zeros((jobs, *leaf.shape[1:]), leaf.dtype), result)
+    carry = (job, jnp.zeros((), jnp.int32), lane, results)
+    # A finished lane keeps its job until the next refill has written its result.
+    unwritten = lambda carry: (carry[1] == 0) | (carry[0] < jobs).any()  # noqa: E731
+    *_, results = jax.lax.while_loop(unwritten, body, carry)
     return jax.tree.map(lambda x: x.reshape(count, episodes, *x.shape[1:]), results)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), shape)
+    return jnp.zeros(shape, dtype)
+
+
+def over_chunks(
+    program: Callable[[PyTree, Key], PyTree],
+    inputs: PyTree,
+    key: Key,
+    *,
+    size: int,
+    mesh: Mesh,
+    done: Callable[[int], None] = lambda rows: None,
+) -> PyTree:
+    """Run a compiled program over N rows in chunks of one shape, spread over `mesh`; an entry point's host loop.
+
+    Rows are visited in a shuffled order, so that every device gets its share of long episodes; results come back in the
+    order of the inputs, and a row's key does not depend on the chunk it is in.
+
+    Args:
+      program: `(rows [size, ...], keys [size]) -> pytree [size, ...]`, jitted.
+      inputs: pytree with leading axis N.
+      key: folded with the row's number to give its key.
+      size: rows a chunk, a multiple of the mesh's size; the last chunk is filled up with repeated rows, so that one
+        compiled program serves any N.
+      mesh: devices.
+      done: called after each chunk with the number of rows it added.
+
+    Returns:
+      The results `[N, ...]` as NumPy arrays.
+    """
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    order = np.random.default_rng(0).permutation(count)
+    order = np.resize(order, -(-count // size) * size)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+    split, parts = split_over(mesh), []
+    for begin in range(0, len(order), size):
+        rows = order[begin : begin + size]
+        chunk = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], inputs)  # noqa: B023
+        parts.append(jax.tree.map(np.asarray, program(*jax.device_put((chunk, keys[rows]), split))))
+        done(min(size, count - begin))
+    place = np.empty(count, int)
+    place[order] = np.arange(len(order))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
 
 
 def policy_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -33,10 +33,30 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.write_bytes(content)
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that a stage wrote.
+
+    Raises:
+      FileNotFoundError: if it is missing.
+      ValueError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is missing; run the stage that writes it") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
 
 
 def save(path: Path, tree: PyTree, *, kind: str, about: Mapping[str, Any] | None = None) -> None:
@@ -77,6 +97,21 @@ def exists(path: Path) -> bool:
     path = Path(path).absolute()
     _recover(path)
     return (path / MANIFEST).is_file()
+
+
+def fingerprint(path: Path) -> str:
+    """Return a digest of the arrays saved at `path`, to tell later whether they are still the same.
+
+    Raises:
+      FileNotFoundError: if nothing was completely written there.
+    """
+    if not exists(path):
+        raise FileNotFoundError(f"nothing is saved at {path}; run the stage that writes it")
+    arrays, about = load(path, kind=json.loads((Path(path) / MANIFEST).read_text())["kind"])
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for place, leaf in jax.tree.leaves_with_path(arrays):
+        digest.update(jax.tree_util.keystr(place).encode() + np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:

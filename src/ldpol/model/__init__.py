@@ -1,0 +1,1 @@
+"""The generative model: autoencoder, denoiser, sampler, and their training."""

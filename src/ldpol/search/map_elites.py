@@ -27,8 +27,7 @@ class MapElitesConfig(NamedTuple):
     """Settings of the search.
 
     Attributes:
-      batch: offspring an iteration, B.
-      random: random policies evaluated before the first iteration.
+      batch: offspring an iteration, B; the first iteration's are random policies.
       iso_low, iso_high: the isotropic mutation's standard deviation is log-uniform between them.
       line: standard deviation of the step along the line between two parents, relative to their distance.
       episodes: episodes an offspring plays at first.
@@ -37,7 +36,6 @@ class MapElitesConfig(NamedTuple):
     """
 
     batch: int = 1024
-    random: int = 1024
     iso_low: float = 0.003
     iso_high: float = 0.03
     line: float = 0.05
@@ -53,8 +51,8 @@ class SearchState:
     Attributes:
       repertoire: the QDax repertoire, leading axis C on every leaf.
       iteration: `[]` iterations done.
-      evaluations: `[]` episodes played, in thousands of steps kept apart below.
-      env_steps: `[]` environment steps lived, float32 (exact counts are in the history's sums).
+      evaluations: `[]` episodes played.
+      env_steps: `[]` environment steps lived.
     """
 
     repertoire: MapElitesRepertoire
@@ -67,11 +65,11 @@ class Search(NamedTuple):
     """A search as a pair of pure functions; neither is jitted.
 
     Attributes:
-      init: `key -> (state, metrics)`.
+      init: `() -> state`, an empty repertoire; nothing is played yet.
       step: `(state, key) -> (state, metrics)`.
     """
 
-    init: Callable[[Key], tuple[SearchState, dict[str, Array]]]
+    init: Callable[[], SearchState]
     step: Callable[[SearchState, Key], tuple[SearchState, dict[str, Array]]]
 
 
@@ -118,11 +116,11 @@ def make_map_elites(
       ValueError: if batch sizes do not fit the devices or settings are out of range.
     """
     devices = 1 if mesh is None else mesh.size
-    for name in ("batch", "random", "verify"):
+    for name in ("batch", "verify"):
         if getattr(config, name) % devices:
-            raise ValueError(f"search.{name} = {getattr(config, name)} must be a multiple of the {devices} devices")
-    if config.batch < 1 or config.random < 1 or not 0 < config.iso_low <= config.iso_high or config.line < 0:
-        raise ValueError(f"batch and random must be positive, 0 < iso_low <= iso_high, line >= 0; found {config}")
+            raise ValueError(f"map_elites.{name} = {getattr(config, name)} must be a multiple of the {devices} devices")
+    if config.batch < 1 or config.episodes < 1 or not 0 < config.iso_low <= config.iso_high or config.line < 0:
+        raise ValueError(f"batch and episodes must be positive, 0 < iso_low <= iso_high, line >= 0; found {config}")
     if config.verify > config.batch or (config.verify > 0) != (config.verify_episodes > 0):
         raise ValueError(f"verify must be at most batch, and verify_episodes positive exactly when it is; found {config}")
 
@@ -145,21 +143,21 @@ def make_map_elites(
         counts = {"iteration": state.iteration, "evaluations": state.evaluations, "env_steps": state.env_steps}
         return counts | grid_metrics(best, task.fitness_offset)
 
-    def init(key: Key) -> tuple[SearchState, dict[str, Array]]:
-        policy_key, play_key = jax.random.split(key)
-        policies = jax.vmap(shape.init)(jax.random.split(policy_key, config.random))
-        scores = play(policies, jax.random.split(play_key, config.random))
-        score = mean_score(scores)
-        repertoire = MapElitesRepertoire.init(policies, score.fitness, score.measures, grid.centroids())
-        played = jnp.asarray(config.random * config.episodes)
-        state = SearchState(repertoire, jnp.asarray(0), played, scores.length.sum())
-        return state, metrics(state)
+    def init() -> SearchState:
+        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape.abstract())
+        repertoire = MapElitesRepertoire.init_default(blank, grid.centroids())
+        return SearchState(repertoire, jnp.asarray(0), jnp.asarray(0), jnp.asarray(0.0))
+
+    def emit(state: SearchState, key: Key) -> Params:
+        # Random policies come from the same program as offspring: it holds the physics, and compiles slowly.
+        fresh = lambda: jax.vmap(shape.init)(jax.random.split(key, config.batch))  # noqa: E731
+        return jax.lax.cond(state.iteration == 0, fresh, lambda: algorithm.ask(state.repertoire, None, key)[0])
 
     def verify(repertoire: MapElitesRepertoire, policies: Params, scores, key: Key):
         """Keep the most promising candidates and average their further episodes in."""
         score = mean_score(scores)
         cells = get_cells_indices(score.measures, repertoire.centroids)
-        gain = score.fitness - jnp.maximum(repertoire.fitnesses[cells, 0], -task.fitness_offset - 1e6)
+        gain = score.fitness - jnp.maximum(repertoire.fitnesses[cells, 0], -1e6)
         gain = jnp.where(gain > 0, gain, -jnp.inf)
         gain, chosen = jax.lax.top_k(gain, config.verify)
         policies, scores = jax.tree.map(lambda leaf: leaf[chosen], (policies, scores))
@@ -171,7 +169,7 @@ def make_map_elites(
 
     def step(state: SearchState, key: Key) -> tuple[SearchState, dict[str, Array]]:
         ask_key, play_key, verify_key = jax.random.split(key, 3)
-        policies, _ = algorithm.ask(state.repertoire, None, ask_key)
+        policies = emit(state, ask_key)
         scores = play(policies, jax.random.split(play_key, config.batch))
         steps = scores.length.sum()
         score = mean_score(scores)

@@ -1,0 +1,12 @@
+"""HalfCheetah, two measures: how much of the time each foot touches the ground. It never falls: every episode is whole.
+
+Variants: cpu (default), smoke, gpu, paper; see `ldpol/experiments/defaults.py` for what each changes.
+"""
+
+from ldpol.experiments import defaults
+
+
+def get_config(variant: str = "cpu"):
+    config = defaults.base("halfcheetah")
+    config.task.reset_noise = 0.1
+    return defaults.vary(config, variant)

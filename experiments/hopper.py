@@ -1,0 +1,13 @@
+"""Hopper, one measure: how much of the time its foot touches the ground.
+
+Variants: cpu (default), smoke, gpu, paper; see `ldpol/experiments/defaults.py` for what each changes.
+"""
+
+from ldpol.experiments import defaults
+
+
+def get_config(variant: str = "cpu"):
+    config = defaults.base("hopper")
+    config.archive.cells = 500  # one measure
+    config.train.held_out.update(low=(0.5,), high=(0.55,))
+    return defaults.vary(config, variant)

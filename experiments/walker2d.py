@@ -1,0 +1,17 @@
+"""Walker2d, two measures: how much of the time each foot touches the ground.
+
+    make demo
+    python -m ldpol.experiments archive --config experiments/walker2d.py:cpu --workdir runs/demo
+    (then train, evaluate, report)
+
+Run times and what they reach: results/demo-walker2d.json, on two CPU cores.
+
+Variants: cpu (default), smoke, gpu, paper; see `ldpol/experiments/defaults.py` for what each changes.
+"""
+
+from ldpol.experiments import defaults
+
+
+def get_config(variant: str = "cpu"):
+    config = defaults.base("walker2d")
+    return defaults.vary(config, variant)

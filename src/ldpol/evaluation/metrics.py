@@ -1,0 +1,67 @@
+"""Numbers that compare a generated archive with the original one; all on re-evaluated scores."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.archive import Grid, best_per_cell, grid_metrics
+from ldpol.types import Array, Score
+
+
+def distances(targets: Array, achieved: Array) -> Array:
+    """Return the L2 distance `[N]` between targets and achieved measures, both `[N, M]`."""
+    return jnp.linalg.norm(targets - achieved, axis=-1)
+
+
+def js_divergence(grid: Grid, one: Array, other: Array) -> float:
+    """Return the Jensen-Shannon divergence of two samples of measures, in bits, 0 (same) to 1 (disjoint).
+
+    Args:
+      grid: whose cells, merged to at most 10 a measure, are the histogram's bins.
+      one: `[N, M]`.
+      other: `[N', M]`.
+    """
+    coarse = Grid(tuple(min(10, side) for side in grid.shape), grid.low, grid.high)
+    p, q = (np.bincount(np.asarray(coarse.index(x)), minlength=coarse.cells) / len(x) for x in (one, other))
+    middle = (p + q) / 2
+
+    def relative_entropy(a: np.ndarray) -> float:
+        used = a > 0
+        return float(np.sum(a[used] * np.log2(a[used] / middle[used])))
+
+    return (relative_entropy(p) + relative_entropy(q)) / 2
+
+
+def summarise(grid: Grid, score: Score, offset: float) -> dict[str, float]:
+    """Insert N scores into an empty grid and return its `cells`, `coverage`, `qd_score`, `best`, `mean`."""
+    best = best_per_cell(grid, jnp.asarray(score.fitness), jnp.asarray(score.measures))
+    return {name: float(value) for name, value in grid_metrics(best, offset).items()}
+
+
+def compare(grid: Grid, reference: Score, other: Score, offset: float) -> dict[str, Any]:
+    """Compare scores `[N]` with the reference scores `[N]` of the policies they stand for, row by row.
+
+    Args:
+      grid: the archive's grid.
+      reference: mean scores of the original policies; their measures are the targets.
+      other: mean scores of what is compared.
+      offset: fitness offset of the QD score.
+
+    Returns:
+      `reward_ratio` (means over all conditions, no grid), `coverage_ratio`, `qd_ratio` (fresh grids on both sides), `mem`
+      (mean L2 of target to achieved), `success_rate` (distance below one cell's diagonal), `js_divergence`, `best_reward`,
+      and `policies`.
+    """
+    was, now = summarise(grid, reference, offset), summarise(grid, other, offset)
+    distance = distances(jnp.asarray(reference.measures), jnp.asarray(other.measures))
+    return {
+        "reward_ratio": float(np.mean(other.fitness) / np.mean(reference.fitness)),
+        "coverage_ratio": now["cells"] / was["cells"],
+        "qd_ratio": now["qd_score"] / was["qd_score"],
+        "mem": float(distance.mean()),
+        "success_rate": float((distance < grid.diagonal).mean()),
+        "js_divergence": js_divergence(grid, reference.measures, other.measures),
+        "best_reward": now["best"],
+        "policies": len(np.asarray(reference.fitness)),
+    }

@@ -1,0 +1,61 @@
+"""Ask for behaviours, sample one policy each, play it: condition to score in one program."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import Mesh
+
+from ldpol.generator import PolicyGenerator
+from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.tasks import Task
+from ldpol.types import Array, Key, Params, Score, mean_score
+
+
+def score_generated(
+    generator: PolicyGenerator,
+    task: Task,
+    measures: Array,
+    keys: Key,
+    *,
+    episodes: int,
+    config: RolloutConfig = RolloutConfig(),
+    mesh: Mesh | None = None,
+) -> Score:
+    """Sample one policy a condition and play it.
+
+    Args:
+      generator: the model.
+      task: where to play.
+      measures: `[N, M]` what is asked for, in task units.
+      keys: `[N]`.
+      episodes: episodes a policy, with keys of their own.
+      config: lanes and block length.
+      mesh: devices that share the N policies.
+
+    Returns:
+      Mean `Score` `[N]`.
+    """
+    sample_keys, play_keys = _split(keys)
+    policies = jax.vmap(generator.sample)(sample_keys, measures)
+    scores = evaluate(task, generator.apply, policies, play_keys, episodes=episodes, config=config, mesh=mesh)
+    return mean_score(scores)
+
+
+def score_policies(
+    task: Task,
+    apply: Callable[[Params, Array], Array],
+    policies: Params,
+    keys: Key,
+    *,
+    episodes: int,
+    config: RolloutConfig = RolloutConfig(),
+    mesh: Mesh | None = None,
+) -> Score:
+    """Play given policies as `score_generated` plays sampled ones; mean `Score` `[N]`."""
+    _, play_keys = _split(keys)
+    return mean_score(evaluate(task, apply, policies, play_keys, episodes=episodes, config=config, mesh=mesh))
+
+
+def _split(keys: Key) -> tuple[Key, Key]:
+    pairs = jax.vmap(jax.random.split)(keys)
+    return pairs[:, 0], pairs[:, 1]

@@ -1,0 +1,99 @@
+"""`python -m ldpol.experiments STAGE --config FILE:VARIANT --workdir FOLDER [--config.key=value ...]`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+DESCRIPTION = """\
+From a quality-diversity archive to one generative model of its policies. The stages, in order:
+
+  archive    search for elites with MAP-Elites            -> WORKDIR/archive
+  train      autoencoder, then latent diffusion           -> WORKDIR/train, WORKDIR/model
+  evaluate   play everything again, compare, count cells  -> WORKDIR/eval
+  report     figures and one HTML page                    -> WORKDIR/report.html
+
+An interrupted stage goes on where it stopped when the same command is given again.
+"""
+
+EPILOG = """\
+configs and variants:
+  experiments/walker2d.py:cpu     the default: two CPU cores, under twenty minutes in all
+  experiments/walker2d.py:smoke   a minute, to see that everything runs
+  experiments/walker2d.py:gpu     one accelerator, the scale of the paper
+  experiments/walker2d.py:paper   the published method, unchanged
+  likewise hopper.py, halfcheetah.py, ant.py, humanoid.py
+
+any key of the config can be set: --config.seed=1 --config.archive.iterations=20
+(see the config with --show)
+
+example:
+  python -m ldpol.experiments archive --config experiments/walker2d.py:cpu --workdir runs/demo
+"""
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split the command line into options and config overrides."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ldpol.experiments",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("stage", choices=("archive", "train", "evaluate", "report"), metavar="STAGE")
+    parser.add_argument("--config", required=True, metavar="FILE:VARIANT", help="Python file with get_config(variant)")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="FOLDER", help="where the run lives")
+    parser.add_argument("--show", action="store_true", help="print the config with all overrides and stop")
+    overrides, rest = [], []
+    pending = iter(arguments)
+    for argument in pending:
+        if argument.startswith("--config."):
+            text = argument.removeprefix("--config.")
+            overrides.append(text if "=" in text else f"{text}={next(pending, '')}".removesuffix("="))
+        else:
+            rest.append(argument)
+    return parser.parse_args(rest), overrides
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; errors a user can mend are one line on stderr and exit code 2."""
+    options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
+    # Imported late, so that --help and a wrong command line answer at once.
+    from ldpol.experiments import session, settings
+
+    try:
+        config = settings.load_config(options.config, overrides)
+        if options.show:
+            print(config)
+            return 0
+        if options.stage == "report":
+            from ldpol.report import write_page
+
+            session.say(f"report: {write_page(options.workdir)}")
+            return 0
+        session.start_jax()
+        from ldpol.experiments import archive, evaluate, train
+
+        stages = {"archive": archive.run, "train": train.run, "evaluate": evaluate.run}
+        stages[options.stage](config, options.workdir)
+    except (ValueError, FileNotFoundError, OSError) as error:
+        if isinstance(error, OSError | ValueError) and _is_ours(error):
+            print(f"\n{options.stage}: {error}", file=sys.stderr)
+            return 2
+        raise
+    except KeyboardInterrupt:
+        print(f"\n{options.stage}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Tell an error that our code raised on purpose from one that surprised it deep inside a library."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("ldpol")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

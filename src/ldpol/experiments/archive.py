@@ -1,0 +1,89 @@
+"""Stage `archive`: search for elites and write `archive/`."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ldpol import archive as archives
+from ldpol import storage
+from ldpol.experiments import session, settings
+from ldpol.rollout import RolloutConfig, policy_mesh
+from ldpol.search.map_elites import MapElitesConfig, make_map_elites
+
+SECTIONS = ("seed", "task", "policy", "archive")
+GROWS = ("archive.iterations", "archive.checkpoint_every")
+"""May change between a run and its continuation."""
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Search until `config.archive.iterations`, from the last checkpoint if there is one.
+
+    Raises:
+      ConfigError: if the folder holds a search with other settings.
+    """
+    folder = workdir / "archive"
+    elites, checkpoint = folder / "elites", folder / "checkpoint"
+    noisy, shape, grid = session.make_setting(config)
+    task, _, _ = session.make_setting(config, reset_noise=config.archive.search_noise)
+    search = make_map_elites(
+        task,
+        shape,
+        grid,
+        settings.build(MapElitesConfig, config.archive.map_elites),
+        verify_task=noisy,
+        rollouts=settings.build(RolloutConfig, config.rollout.device),
+        mesh=policy_mesh(),
+    )
+    total = config.archive.iterations
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    step = jax.jit(search.step, donate_argnums=0)
+    state, history = search.init(), []
+
+    if storage.exists(checkpoint):
+        state, about = storage.load_state(checkpoint, state, kind="search")
+        session.check_same(about["config"], config, SECTIONS, folder, GROWS)
+        history = about["history"]
+        if history[-1]["iteration"] >= total and storage.exists(elites) and (folder / "metrics.json").is_file():
+            session.say(f"archive: already done ({history[-1]['cells']} elites in {elites})")
+            return
+        session.say(f"archive: resuming after iteration {history[-1]['iteration']}")
+    first = len(history)
+    timer = session.Timer(history[-1]["seconds"] if history else 0.0)
+
+    def save() -> None:
+        about = {"config": settings.as_json(config, *SECTIONS), "history": history}
+        storage.save_state(checkpoint, state, kind="search", about=about)
+
+    scalars = session.Scalars(folder / "tensorboard")
+    if first < total:
+        with session.working("archive: compiling the search"):
+            compiled = step.lower(state, key).compile()
+        with session.progress(f"archive: MAP-Elites on {task.name}", total, first) as bar:
+            for iteration in range(first, total):
+                state, metrics = compiled(state, jax.random.fold_in(key, iteration))
+                history.append(_row(metrics, timer.seconds))
+                row = history[-1]
+                scalars.write(row["iteration"], row)
+                bar.set_postfix_str(f"{row['cells']} elites, QD {row['qd_score']:.3g}, best {row['best']:.0f}", False)
+                bar.update()
+                if row["iteration"] % config.archive.checkpoint_every == 0 or row["iteration"] == total:
+                    save()
+    scalars.close()
+    archive = archives.from_qdax(
+        state.repertoire, grid, task.name, settings=tuple(sorted(settings.as_json(config)["task"].items()))
+    )
+    archives.save(archive, elites)
+    storage.write_json(folder / "history.json", history)
+    storage.write_json(folder / "metrics.json", history[-1] | session.provenance(config))
+    last = history[-1]
+    session.say(
+        f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, best {last['best']:.0f}, "
+        f"{last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
+    )
+
+
+def _row(metrics: dict[str, jax.Array], seconds: float) -> dict[str, float | int]:
+    values = {name: np.asarray(value).item() for name, value in metrics.items()}
+    return values | {"env_steps": int(values["env_steps"]), "seconds": round(seconds, 3)}
