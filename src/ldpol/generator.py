@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from flax import struct
 from jax import export as jax_export
@@ -106,8 +107,8 @@ class PolicyGenerator:
             schedule,
             condition,
             self.autoencoder.latent,
-            steps=steps or self.steps,
-            method=method or self.method,
+            steps=self.steps if steps is None else steps,
+            method=self.method if method is None else method,
         )
         return latent * self.latent_scale + self.latent_mean
 

@@ -49,9 +49,9 @@ def compare(grid: Grid, reference: Score, other: Score, offset: float) -> dict[s
       offset: fitness offset of the QD score.
 
     Returns:
-      `reward_ratio` (means over all conditions, no grid), `coverage_ratio`, `qd_ratio` (fresh grids on both sides), `mem`
-      (mean L2 of target to achieved), `success_rate` (distance below one cell's diagonal), `js_divergence`, `best_reward`,
-      and `policies`.
+      `reward_ratio` (means over all conditions, no grid), `coverage_ratio`, `qd_ratio` (fresh grids on both sides),
+      `mem` (mean L2 of target to achieved), `success_rate` (distance below one cell's diagonal), `js_divergence`,
+      `best_reward`, and `policies`.
     """
     was, now = summarise(grid, reference, offset), summarise(grid, other, offset)
     distance = distances(jnp.asarray(reference.measures), jnp.asarray(other.measures))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.experiments import session, settings
+from ldpol.experiments.settings import Config
 from ldpol.rollout import RolloutConfig, policy_mesh
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 
@@ -17,7 +17,7 @@ GROWS = ("archive.iterations", "archive.checkpoint_every")
 """May change between a run and its continuation."""
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: Config, workdir: Path) -> None:
     """Search until `config.archive.iterations`, from the last checkpoint if there is one.
 
     Raises:
@@ -79,8 +79,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
     storage.write_json(folder / "metrics.json", history[-1] | session.provenance(config))
     last = history[-1]
     session.say(
-        f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, best {last['best']:.0f}, "
-        f"{last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
+        f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, "
+        f"best {last['best']:.0f}, {last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
     )
 
 

@@ -4,6 +4,7 @@ import difflib
 
 from ml_collections import ConfigDict
 
+from ldpol.experiments.settings import Config
 from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.training import AutoencoderLoss, DiffusionLoss, OptimiserConfig
 from ldpol.model.unet import DenoiserConfig
@@ -13,13 +14,11 @@ from ldpol.search.map_elites import MapElitesConfig
 VARIANTS = ("cpu", "smoke", "gpu", "paper")
 
 
-def base(task: str) -> ConfigDict:
+def base(task: str) -> Config:
     """Return the default config: a laptop's two cores, under twenty minutes for all stages."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0
-    config.task = ConfigDict(
-        {"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3}
-    )
+    config.task = ConfigDict({"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3})
     config.policy = ConfigDict({"hidden": (64, 64)})
     config.rollout = ConfigDict({"device": RolloutConfig()._asdict(), "chunk": 256})
     config.archive = ConfigDict(
@@ -56,7 +55,7 @@ def base(task: str) -> ConfigDict:
     return config
 
 
-def vary(config: ConfigDict, variant: str) -> ConfigDict:
+def vary(config: Config, variant: str) -> Config:
     """Turn the default config into a variant.
 
     Raises:
@@ -75,7 +74,7 @@ def vary(config: ConfigDict, variant: str) -> ConfigDict:
     return config
 
 
-def _smoke(config: ConfigDict) -> None:
+def _smoke(config: Config) -> None:
     """Everything once, in about a minute; the numbers mean nothing."""
     config.task.episode_length = 50
     config.policy.hidden = (16, 16)
@@ -95,7 +94,7 @@ def _smoke(config: ConfigDict) -> None:
     config.eval.update(episodes=2, uniform=64)
 
 
-def _accelerator(config: ConfigDict) -> None:
+def _accelerator(config: Config) -> None:
     """One accelerator: the paper's episodes, grid and policies, thousands of episodes side by side."""
     config.task.episode_length = 1000
     config.policy.hidden = (128, 128)
@@ -113,16 +112,14 @@ def _accelerator(config: ConfigDict) -> None:
     config.eval.update(episodes=50, uniform=10000)
 
 
-def _paper(config: ConfigDict) -> None:
+def _paper(config: Config) -> None:
     """The published method: parameter MSE, matrix-emitting hypernetwork of width 16, eps-prediction, 100 DDIM steps."""
     config.train.held_out.update(fraction=0.0, low=(), high=())
     config.train.collect.update(repeats=1, episodes=2, states=8, noise=0.0)
     config.train.autoencoder.architecture.update(
         latent=(4, 4, 4), head="matrix", hidden=16, octaves=0, encoder="convolution"
     )
-    config.train.autoencoder.loss.update(
-        kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0
-    )
+    config.train.autoencoder.loss.update(kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0)
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0

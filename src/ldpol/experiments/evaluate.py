@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ldpol import archive as archives
 from ldpol import generator as generators
@@ -17,16 +17,17 @@ from ldpol.archive import Archive
 from ldpol.evaluation.metrics import compare, summarise
 from ldpol.evaluation.reconstruction import score_generated, score_policies
 from ldpol.experiments import session, settings
+from ldpol.experiments.settings import Config
 from ldpol.experiments.train import held_out
 from ldpol.generator import PolicyGenerator
 from ldpol.rollout import RolloutConfig, copied_to, over_chunks, policy_mesh
-from ldpol.types import Key, PyTree, Score
+from ldpol.types import Array, Key, PyTree, Score
 
 SECTIONS = ("seed", "task", "policy", "eval")
 RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "js_divergence", "success_rate", "best_reward")
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: Config, workdir: Path) -> None:
     """Score everything the protocol asks for, skipping passes an earlier run finished.
 
     Raises:
@@ -40,14 +41,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     archives.check_task(archive, task)
     if (generator.task, generator.shape, generator.grid) != (archive.task, archive.shape, archive.grid):
         raise settings.ConfigError(
-            f"the generator in {workdir / 'model'} (of {generator.task}, policies {generator.shape}) does not belong to "
-            f"the archive (of {archive.task}, policies {archive.shape}); run the train stage again"
+            f"the generator in {workdir / 'model'} (of {generator.task}, policies {generator.shape}) does not belong "
+            f"to the archive (of {archive.task}, policies {archive.shape}); run the train stage again"
         )
     about = {
         "config": settings.as_json(config, *SECTIONS),
         "archive": storage.fingerprint(workdir / "archive" / "elites"),
         "model": storage.fingerprint(workdir / "model"),
     }
+    trained = storage.read_json(workdir / "train" / "metrics.json")
+    if trained["archive"] != about["archive"]:
+        raise settings.ConfigError(
+            f"the generator in {workdir / 'model'} was trained on another archive than {workdir / 'archive'} "
+            f"holds now; delete {workdir / 'train'} and run the train stage again"
+        )
     passes = _Passes(config, folder / "passes", about, session.Timer())
     device, mesh = settings.build(RolloutConfig, config.rollout.device), policy_mesh()
     common: dict[str, Any] = {"episodes": config.eval.episodes, "config": device, "mesh": mesh}
@@ -67,8 +74,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
     uniform = passes.run("uniform", "uniform conditions", asked, uniform_targets, keys[4])
 
     scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
-    train = storage.read_json(workdir / "train" / "metrics.json")["config"]["train"]["held_out"]
-    kind = held_out(archive, config.seed, train["fraction"], tuple(train["low"]), tuple(train["high"]))
+    # What training really held out, whatever the config says now.
+    train = trained["config"]["train"]["held_out"]
+    kind = held_out(archive, trained["seed"], train["fraction"], tuple(train["low"]), tuple(train["high"]))
     metrics = _metrics(archive, generator, scores, uniform, uniform_targets, kind, task.fitness_offset)
     metrics |= {"episodes": config.eval.episodes, "seconds": round(passes.timer.seconds, 3)}
     _write_arrays(folder / "arrays.npz", archive, task.measure_names, scores, uniform, uniform_targets, kind, train)
@@ -80,7 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
 class _Passes:
     """Runs of policies through the task, each kept on disk as soon as it is over."""
 
-    config: ConfigDict
+    config: Config
     folder: Path
     about: dict[str, Any]
     timer: session.Timer
@@ -98,9 +106,7 @@ class _Passes:
         count = jax.tree.leaves(inputs)[0].shape[0]
         rollout, mesh = self.config.rollout, policy_mesh()
         with session.progress(f"evaluate: {title}", count, unit="policy") as bar:
-            score = over_chunks(
-                program, inputs, key, size=rollout.chunk, mesh=mesh, done=lambda rows: bar.update(rows)
-            )
+            score = over_chunks(program, inputs, key, size=rollout.chunk, mesh=mesh, done=bar.update)
         about = self.about | {"seconds": self.timer.seconds}
         storage.save(path, dataclasses.asdict(score), kind="scores", about=about)
         return score
@@ -159,8 +165,8 @@ def _metrics(
     }
 
 
-def _cells(grid: archives.Grid, measures: np.ndarray) -> set[int]:
-    return set(np.asarray(grid.index(measures)).tolist())
+def _cells(grid: archives.Grid, measures: Array) -> set[int]:
+    return set(np.asarray(grid.index(jnp.asarray(measures))).tolist())
 
 
 def _write_arrays(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ldpol import storage
 from ldpol.archive import Grid, make_grid
 from ldpol.experiments import settings
+from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
 from ldpol.tasks import Task, make_task
 
@@ -33,7 +33,7 @@ def start_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def make_setting(config: ConfigDict, reset_noise: float | None = None) -> tuple[Task, PolicyShape, Grid]:
+def make_setting(config: Config, reset_noise: float | None = None) -> tuple[Task, PolicyShape, Grid]:
     """Build task, policy shape and grid of a config; `reset_noise` replaces the config's."""
     noise = config.task.reset_noise if reset_noise is None else reset_noise
     task = make_task(
@@ -132,7 +132,7 @@ class Scalars:
         self._writer.close()
 
 
-def provenance(config: ConfigDict) -> dict[str, Any]:
+def provenance(config: Config) -> dict[str, Any]:
     """Return what a result file needs so that it can be made again: config, seed, commit, versions, machine."""
     device = jax.local_devices()[0]
     return {
@@ -152,7 +152,9 @@ def provenance(config: ConfigDict) -> dict[str, Any]:
 
 def _commit() -> str:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
 
     try:
         changed = bool(git("status", "--porcelain", "--untracked-files=no"))
@@ -169,7 +171,7 @@ def _processor() -> str:
         return platform.processor() or "unknown"
 
 
-def check_same(stored: Any, config: ConfigDict, sections: tuple[str, ...], where: Path, but: tuple[str, ...] = ()) -> None:
+def check_same(stored: Any, config: Config, sections: tuple[str, ...], where: Path, but: tuple[str, ...] = ()) -> None:
     """Raise `ConfigError` if a stage's files were made with other settings than the ones asked for now."""
     lines = settings.differences(stored, settings.as_json(config, *sections))
     lines = [line for line in lines if not line.startswith(but)]

@@ -6,18 +6,20 @@ import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
 T = TypeVar("T")
+Config: TypeAlias = Any
+"""A locked `ml_collections.ConfigDict`; what its attributes hold, no type checker can know."""
 
 
 class ConfigError(ValueError):
     """A config that cannot be used; the message says what to change."""
 
 
-def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
+def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     """Read a config file, choose a variant, apply overrides, and lock the result.
 
     Args:
@@ -49,7 +51,7 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> ConfigDict:
     return config
 
 
-def _set(config: ConfigDict, key: str, text: str) -> None:
+def _set(config: Config, key: str, text: str) -> None:
     section: Any = config
     *parents, last = key.split(".")
     for depth, part in enumerate([*parents, last]):
@@ -57,8 +59,10 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
             known = list(_leaves(config))
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"unknown config key {key!r}{hint} (keys under {'.'.join(parents[:depth]) or 'the top'}: "
-                              f"{', '.join(section) if isinstance(section, ConfigDict) else 'none'})")
+            raise ConfigError(
+                f"unknown config key {key!r}{hint} (keys under {'.'.join(parents[:depth]) or 'the top'}: "
+                f"{', '.join(section) if isinstance(section, ConfigDict) else 'none'})"
+            )
         if depth < len(parents):
             section = section[part]
     old = section[last]
@@ -80,17 +84,17 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
         section[last] = value
 
 
-def _leaves(config: ConfigDict, prefix: str = "") -> Iterable[str]:
+def _leaves(config: Config, prefix: str = "") -> Iterable[str]:
     for name, value in config.items():
         yield from _leaves(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [f"{prefix}{name}"]
 
 
-def build(cls: type[T], section: ConfigDict) -> T:
+def build(cls: type[T], section: Config) -> T:
     """Build a settings tuple from a config section with the same keys."""
     return cls(**{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in section.items()})
 
 
-def as_json(config: ConfigDict, *sections: str) -> Any:
+def as_json(config: Config, *sections: str) -> Any:
     """Return the config, or some of its sections, as plain JSON values."""
     whole = json.loads(config.to_json_best_effort())
     return {name: whole[name] for name in sections} if sections else whole

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.archive import Archive
 from ldpol.experiments import session, settings
+from ldpol.experiments.settings import Config
 from ldpol.generator import PolicyGenerator
 from ldpol.model import autoencoder, training
 from ldpol.model.condition import ask
@@ -25,7 +25,9 @@ from ldpol.types import Array, Key, Params, PyTree, mean_score
 SECTIONS = ("seed", "task", "policy", "train")
 
 
-def held_out(archive: Archive, seed: int, fraction: float, low: tuple[float, ...], high: tuple[float, ...]) -> np.ndarray:
+def held_out(
+    archive: Archive, seed: int, fraction: float, low: tuple[float, ...], high: tuple[float, ...]
+) -> np.ndarray:
     """Choose the elites that training never sees.
 
     Args:
@@ -54,7 +56,7 @@ def held_out(archive: Archive, seed: int, fraction: float, low: tuple[float, ...
     return kind
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
+def run(config: Config, workdir: Path) -> None:
     """Train autoencoder and denoiser, from the last checkpoint if there is one.
 
     Raises:
@@ -121,7 +123,7 @@ class _Log:
 class _Stage:
     """The steps of the stage with their files; every step leaves a checkpoint the next run can start from."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, archive: Archive) -> None:
+    def __init__(self, config: Config, workdir: Path, archive: Archive) -> None:
         self.config, self.workdir, self.folder = config.train, workdir, workdir / "train"
         self.whole, self.archive = config, archive
         self.task, self.shape, self.grid = session.make_setting(config)
@@ -172,7 +174,7 @@ class _Stage:
         count = jax.tree.leaves(policies)[0].shape[0]
         with session.progress(title, count, unit="policy") as bar:
             scores, (states, _) = over_chunks(
-                self.play, policies, key, size=self.chunk, mesh=self.mesh, done=lambda rows: bar.update(rows)
+                self.play, policies, key, size=self.chunk, mesh=self.mesh, done=bar.update
             )
         return scores, states.reshape(count, -1, self.task.observation_size)
 
@@ -254,7 +256,9 @@ class _Stage:
         mean, deviation = self.encode(params, archive)
         latents = mean + deviation * jax.random.normal(noise_key, mean.shape)
         students = self.decode(params, latents, data.measures)
-        _, states = self._rollouts(students, play_key, f"train: rollouts of decoded policies (DAgger {self.rounds + 1})")
+        _, states = self._rollouts(
+            students, play_key, f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
+        )
         filled = int(data.filled)
         arrays = {name: np.array(getattr(data, name)) for name in ("measures", "states", "actions")}
         arrays["states"][:, filled : filled + states.shape[1]] = states
@@ -267,7 +271,9 @@ class _Stage:
     def encode(self, params: PyTree, archive: Archive) -> tuple[Array, Array]:
         """Return mean and standard deviation of all latents `[N, h, w, c]`."""
         encoder = autoencoder.Encoder(self.shape, self.autoencoder)
-        encode = jax.jit(lambda variables, policies: jax.lax.map(partial(encoder.apply, variables), policies, batch_size=64))
+        encode = jax.jit(
+            lambda variables, policies: jax.lax.map(partial(encoder.apply, variables), policies, batch_size=64)
+        )
         mean, log_variance = encode(params["encoder"], archive.policies)
         return mean, jnp.exp(0.5 * log_variance)
 
@@ -289,7 +295,8 @@ class _Stage:
         inputs = jax.device_put((latents, measures), copied_to(self.mesh))
 
         def step(state: TrainState, key: Key, inputs: Any) -> tuple[TrainState, dict[str, Array]]:
-            return training.diffusion_step(network, loss, optimiser, self.mesh, *inputs, state, key)
+            latents, measures = inputs
+            return training.diffusion_step(network, loss, optimiser, self.mesh, latents, measures, state, key)
 
         return self._steps("diffusion", step, state, train_key, optimiser.steps, optimiser.steps, {}, inputs).ema
 

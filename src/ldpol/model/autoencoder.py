@@ -78,7 +78,8 @@ def check_config(config: AutoencoderConfig) -> None:
     """Raise `ValueError` for settings that make no autoencoder."""
     if config.head not in ("basis", "matrix") or config.encoder not in ("projection", "convolution"):
         raise ValueError(
-            f"head must be basis or matrix and encoder projection or convolution, found {config.head!r}, {config.encoder!r}"
+            "head must be basis or matrix and encoder projection or convolution, "
+            f"found {config.head!r} and {config.encoder!r}"
         )
     if min(*config.latent, config.rank, config.hidden, config.coordinates, config.encoder_hidden) < 1:
         raise ValueError(f"latent sides, rank, widths and coordinates must be at least 1, found {config}")

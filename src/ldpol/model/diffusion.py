@@ -64,7 +64,9 @@ def precondition(network: Callable[..., Array], schedule: Schedule, parametrisat
     """
     if parametrisation not in ("eps", "v", "flow"):
         raise ValueError(f"unknown parametrisation {parametrisation!r}; choose eps, v or flow")
-    if parametrisation == "eps" and float(schedule.alpha(jnp.asarray(schedule.end))) < 1e-6:
+    with jax.ensure_compile_time_eval():  # a number even while a caller's jit is tracing
+        last_alpha = float(schedule.alpha(jnp.asarray(schedule.end)))
+    if parametrisation == "eps" and last_alpha < 1e-6:
         raise ValueError("eps-prediction cannot start from pure noise (alpha = 0); use v or flow with this schedule")
 
     def denoise(x: Array, t: Array, condition: Condition) -> Array:

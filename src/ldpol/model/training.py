@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -153,7 +153,7 @@ def scan_steps(
       steps: how many.
 
     Returns:
-      The state after them and the mean of each metric over the finite steps.
+      The state after them and the mean of each metric over them.
     """
 
     def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
@@ -199,17 +199,26 @@ def autoencoder_loss(
       states: `[B, O]`.
       actions: `[B, A]` the teacher's.
       key: latent noise and condition dropout.
+
+    Raises:
+      ValueError: for an unknown kind of loss, or one that the head does not support.
     """
+    if loss.kind not in ("behaviour", "parameters") or (loss.kind == "parameters" and config.head != "matrix"):
+        raise ValueError(
+            "the autoencoder's loss must be behaviour, or parameters with head matrix; "
+            f"found {loss.kind!r} with head {config.head!r}"
+        )
     noise_key, drop_key = jax.random.split(key)
     variables = {"params": params["encoder"], "projection": projection}
-    mean, log_variance = Encoder(shape, config).apply(variables, policy)  # type: ignore[misc]
+    moments: Any = Encoder(shape, config).apply(variables, policy)
+    mean, log_variance = moments
     latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
     condition = drop(drop_key, ask(measures), everything=loss.drop_all, each=loss.drop_each)
     decoder = params["decoder"]
     if loss.kind == "parameters":
         # The mean and std that standardise are statistics, not weights.
         decoder = {**decoder, "MatrixHead_0": _freeze_statistics(decoder["MatrixHead_0"])}
-    student = Decoder(shape, config).apply({"params": decoder}, latent, condition)
+    student: Any = Decoder(shape, config).apply({"params": decoder}, latent, condition)
     kl = kl_divergence(mean, log_variance)
     means = shape.module().apply(student, states, method=Policy.mean)
     action_mse = jnp.mean(action_error(means, actions) ** 2)  # type: ignore[arg-type]
