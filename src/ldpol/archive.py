@@ -71,8 +71,8 @@ def make_grid(task: Task, cells_per_measure: int | tuple[int, ...]) -> Grid:
     shape = cells_per_measure if isinstance(cells_per_measure, tuple) else (cells_per_measure,) * task.measures
     if len(shape) != task.measures or min(shape) < 1:
         raise ValueError(
-            f"a grid for {task.name} needs {task.measures} positive numbers of cells ({', '.join(task.measure_names)}), "
-            f"found {shape}"
+            f"a grid for {task.name} needs {task.measures} positive numbers of cells "
+            f"({', '.join(task.measure_names)}), found {shape}"
         )
     return Grid(shape, task.measure_low, task.measure_high)
 
@@ -180,7 +180,7 @@ def check(archive: Archive) -> Archive:
         first = int(outside.argmax())
         raise ValueError(
             f"measures of {outside.sum()} elites lie outside the grid's bounds {archive.grid.low} to "
-            f"{archive.grid.high} (first: elite {first} at {measures[first].tolist()}); is this archive of another task?"
+            f"{archive.grid.high} (first: elite {first} at {measures[first].tolist()}); is the archive of another task?"
         )
     return archive
 
@@ -274,8 +274,8 @@ def from_data_frame(
     if missing or extra:
         found = sum(str(name).startswith("solution_") for name in frame.columns)
         raise ValueError(
-            f"the data frame does not fit: policies {shape} have {shape.size} parameters, found {found} solution columns; "
-            f"{len(missing)} columns are missing{f' (first: {missing[0]})' if missing else ''}"
+            f"the data frame does not fit: policies {shape} have {shape.size} parameters, found {found} solution "
+            f"columns; {len(missing)} columns are missing{f' (first: {missing[0]})' if missing else ''}"
         )
     vectors = jnp.asarray(frame[solution].to_numpy(), jnp.float32)
     return check(

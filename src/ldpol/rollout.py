@@ -6,6 +6,7 @@ little. Only running sums are kept: memory grows neither with the episode length
 beyond the scores themselves.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -97,7 +98,8 @@ def _advance(
     record = jax.tree.map(lambda new, old: jnp.where(alive, new, old), record, sums.record)
     state = task.step(state, action)
     length = sums.length + alive
-    return state, sums.replace(
+    return state, dataclasses.replace(
+        sums,
         record=record,
         # `where`, not a product: the physics of a finished episode may overflow to NaN.
         fitness=sums.fitness + jnp.where(alive, state.reward, 0.0),
@@ -196,7 +198,7 @@ def _work_queue(
         params = jax.tree.map(lambda leaf: leaf[policy], policies)
         key = jax.random.fold_in(keys[policy], episode)
         sums = _start(task, recorder, key)
-        return params, task.reset(key), sums.replace(alive=job < jobs)
+        return params, task.reset(key), dataclasses.replace(sums, alive=job < jobs)
 
     def refill(carry):
         job, next_job, lane, results = carry
@@ -253,7 +255,7 @@ def over_chunks(
     *,
     size: int,
     mesh: Mesh,
-    done: Callable[[int], None] = lambda rows: None,
+    done: Callable[[int], Any] = lambda rows: None,
 ) -> PyTree:
     """Run a compiled program over N rows in chunks of one shape, spread over `mesh`; an entry point's host loop.
 
@@ -287,7 +289,7 @@ def over_chunks(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[place], *parts)
 
 
-def policy_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def policy_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Return a mesh with the one axis `policies` over `devices` (default: all local ones)."""
     return Mesh(np.asarray(jax.local_devices() if devices is None else devices), ("policies",))
 

@@ -1,8 +1,8 @@
 """Pytrees of arrays on disk: orbax inside, a manifest with checksums around, replaced atomically.
 
 A folder holds `arrays/` (orbax, no pickle) and `manifest.json`, which names the kind, the format, the package
-versions, what the caller says of the content, and a SHA-256 of every file. A folder without a whole manifest does
-not count as written.
+versions, what the caller says of the content, and a SHA-256 of every file and of itself. A folder without a whole
+manifest does not count as written.
 """
 
 import hashlib
@@ -81,7 +81,8 @@ def save(path: Path, tree: PyTree, *, kind: str, about: Mapping[str, Any] | None
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / "arrays", arrays)
         files = {str(file.relative_to(partial)): _digest(file) for file in _files(partial)}
-        write_json(partial / MANIFEST, header | {"files": files})
+        header |= {"files": files}
+        write_json(partial / MANIFEST, header | {"checksum": _checksum(header)})
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"could not write {path}: {error}; is the disk full or the folder read-only?") from error
@@ -107,7 +108,7 @@ def fingerprint(path: Path) -> str:
     """
     if not exists(path):
         raise FileNotFoundError(f"nothing is saved at {path}; run the stage that writes it")
-    arrays, about = load(path, kind=json.loads((Path(path) / MANIFEST).read_text())["kind"])
+    arrays, about = load(path, kind=_read_manifest(Path(path))["kind"])
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for place, leaf in jax.tree.leaves_with_path(arrays):
         digest.update(jax.tree_util.keystr(place).encode() + np.asarray(leaf).tobytes())
@@ -126,16 +127,10 @@ def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
     if not (path / MANIFEST).is_file():
         found = "an unfinished or foreign folder" if path.exists() else "nothing"
         raise FileNotFoundError(f"expected a saved {kind} at {path}, found {found}; run the stage that writes it")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        found_kind, found_format, files = manifest["kind"], manifest["format"], manifest["files"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the manifest of {path} is damaged ({error}); delete the folder and write it again") from error
-    if found_kind != kind:
-        raise ValueError(f"{path} holds a {found_kind}, expected a {kind}")
-    if found_format != FORMAT:
-        raise ValueError(f"{path} has format {found_format}; this ldpol reads format {FORMAT}: install a matching version")
-    for name, digest in files.items():
+    manifest = _read_manifest(path)
+    if manifest["kind"] != kind:
+        raise ValueError(f"{path} holds a {manifest['kind']}, expected a {kind}")
+    for name, digest in manifest["files"].items():
         file = path / name
         if not file.is_file() or _digest(file) != digest:
             state = "altered or truncated" if file.is_file() else "missing"
@@ -159,11 +154,11 @@ def load_state(path: Path, like: PyTree, *, kind: str) -> tuple[Any, dict[str, A
     stored, about = load(path, kind=kind)
     leaves, structure = jax.tree.flatten(like)
     found = [stored[name] for name in sorted(stored)]
-    expected = [jnp.shape(_plain(leaf)) for leaf in leaves]
-    if [leaf.shape for leaf in found] != expected:
+    expected = [(np.shape(plain), np.asarray(plain).dtype) for plain in map(_plain, leaves)]
+    if [(leaf.shape, leaf.dtype) for leaf in found] != expected:
         raise ValueError(
-            f"the checkpoint {path} does not fit these settings: it holds {len(found)} arrays, expected {len(expected)}, "
-            "or their shapes differ; use another workdir or delete it"
+            f"the checkpoint {path} does not fit these settings: it holds {len(found)} arrays, expected "
+            f"{len(expected)}, or their shapes or types differ; use another workdir or delete it"
         )
     return jax.tree.unflatten(structure, [_like(new, old) for new, old in zip(found, leaves, strict=True)]), about
 
@@ -175,7 +170,27 @@ def _plain(leaf: Any) -> Any:
 
 def _like(new: np.ndarray, old: Any) -> Any:
     is_key = isinstance(old, jax.Array) and jnp.issubdtype(old.dtype, jax.dtypes.prng_key)
-    return jax.random.wrap_key_data(jnp.asarray(new)) if is_key else jnp.asarray(new)
+    return jax.random.wrap_key_data(jnp.asarray(new), impl=jax.random.key_impl(old)) if is_key else jnp.asarray(new)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of the folder `path`; `ValueError` if it is damaged or of another format."""
+    damaged = f"the manifest of {path} is damaged; delete the folder and write it again"
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        stated = manifest.pop("checksum", None)
+        found = manifest["format"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(damaged) from error
+    if found != FORMAT:
+        raise ValueError(f"{path} has format {found}; this ldpol reads format {FORMAT}: install a matching version")
+    if stated not in (None, _checksum(manifest)):
+        raise ValueError(damaged)
+    return manifest
+
+
+def _checksum(header: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
 def _aside(path: Path) -> tuple[Path, Path]:

@@ -144,6 +144,8 @@ def make_task(
     with _quiet_import():
         env: Any = envs.get_environment(spec.brax_name, backend=backend, **options)
     touches = _ground_contact(env, spec.feet)
+    # `env.observation_size` would play a reset op by op, which takes ten seconds; its shape is enough.
+    observation = jax.eval_shape(env.reset, jax.random.key(0)).obs
 
     def reset(key: Key) -> TaskState:
         state = env.reset(key)
@@ -160,7 +162,7 @@ def make_task(
         reset=reset,
         step=step,
         measure=lambda state: touches(state.physics),
-        observation_size=int(env.observation_size),
+        observation_size=observation.shape[-1],
         action_size=int(env.action_size),
         measure_names=spec.measure_names,
         measure_low=(0.0,) * len(spec.feet),

@@ -4,6 +4,7 @@ A score is a noisy draw and a cell keeps the luckiest. What is done about it is 
 candidates that would enter a cell are played again and enter with the mean of all their episodes.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -122,7 +123,7 @@ def make_map_elites(
     if config.batch < 1 or config.episodes < 1 or not 0 < config.iso_low <= config.iso_high or config.line < 0:
         raise ValueError(f"batch and episodes must be positive, 0 < iso_low <= iso_high, line >= 0; found {config}")
     if config.verify > config.batch or (config.verify > 0) != (config.verify_episodes > 0):
-        raise ValueError(f"verify must be at most batch, and verify_episodes positive exactly when it is; found {config}")
+        raise ValueError(f"verify must be <= batch, and verify_episodes positive exactly when it is; found {config}")
 
     play = partial(evaluate, task, shape.apply, episodes=config.episodes, config=rollouts, mesh=mesh)
     replay = partial(
@@ -165,7 +166,7 @@ def make_map_elites(
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), scores, again)
         mean = mean_score(both)
         fitness = jnp.where(jnp.isfinite(gain), mean.fitness, -jnp.inf)
-        return policies, mean.replace(fitness=fitness), again.length.sum()
+        return policies, dataclasses.replace(mean, fitness=fitness), again.length.sum()
 
     def step(state: SearchState, key: Key) -> tuple[SearchState, dict[str, Array]]:
         ask_key, play_key, verify_key = jax.random.split(key, 3)
@@ -178,9 +179,7 @@ def make_map_elites(
             steps += more
         repertoire, _, _ = algorithm.tell(policies, score.fitness, score.measures, state.repertoire, None)
         played = config.batch * config.episodes + config.verify * config.verify_episodes
-        state = SearchState(
-            repertoire, state.iteration + 1, state.evaluations + played, state.env_steps + steps
-        )
+        state = SearchState(repertoire, state.iteration + 1, state.evaluations + played, state.env_steps + steps)
         return state, metrics(state)
 
     return Search(init, step)
