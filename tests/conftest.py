@@ -1,0 +1,72 @@
+"""Two CPU devices for every test, a compilation cache, and what is slow to compile shared by the session."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a machine with a GPU runs the same tests
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 2)
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+import jax.numpy as jnp  # noqa: E402
+import pytest  # noqa: E402
+
+from ldpol.policy import PolicyShape  # noqa: E402
+from ldpol.rollout import policy_mesh  # noqa: E402
+from ldpol.tasks import Task, make_task  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def devices():
+    found = jax.local_devices()
+    assert len(found) == 2, f"expected 2 CPU devices, found {found}: something started JAX before conftest.py"
+    return found
+
+
+@pytest.fixture(scope="session")
+def mesh(devices):
+    return policy_mesh(devices)
+
+
+class Walker(NamedTuple):
+    """A short walker2d task with deterministic starts, small random policies, and what they did for 40 steps."""
+
+    task: Task
+    shape: PolicyShape
+    policies: dict
+    starts: dict
+    """Reset twice with different keys: `[2, N, ...]`."""
+    states: dict
+    """The state after every step of an endless episode `[N, T, ...]`."""
+    touches: jax.Array
+    """`[N, T, M]`."""
+
+
+@pytest.fixture(scope="session")
+def walker() -> Walker:
+    length, count = 40, 4
+    task = make_task("walker2d", episode_length=length, reset_noise=0.0)
+    endless = make_task("walker2d", episode_length=length, reset_noise=0.0, terminate=False)
+    shape = PolicyShape(task.observation_size, task.action_size, (8,))
+    policies = jax.jit(jax.vmap(shape.init))(jax.random.split(jax.random.key(1), count))
+    policies = jax.tree.map(lambda leaf: 2.0 * leaf, policies)
+
+    def play(policies, keys):
+        starts = jax.vmap(jax.vmap(endless.reset))(keys)
+
+        def step(state, _):
+            state = jax.vmap(endless.step)(state, jax.vmap(shape.apply)(policies, state.observation))
+            return state, (state, jax.vmap(endless.measure)(state))
+
+        _, seen = jax.lax.scan(step, jax.tree.map(lambda leaf: leaf[0], starts), None, length=length)
+        states, touches = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), seen)
+        return starts, states, touches
+
+    starts, states, touches = jax.jit(play)(policies, jax.random.split(jax.random.key(2), (2, count)))
+    return Walker(task, shape, policies, starts, states, touches)
