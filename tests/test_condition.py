@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldpol.model.condition import Condition, ConditionEmbedding, ask, drop, fourier_features, nothing
+
+
+def test_nan_leaves_a_measure_free():
+    condition = ask(jnp.array([0.25, jnp.nan, 1.0]))
+    np.testing.assert_array_equal(condition.measures, [0.25, 0.0, 1.0])
+    np.testing.assert_array_equal(condition.given, [1.0, 0.0, 1.0])
+
+
+def test_all_nan_asks_for_nothing():
+    free, none = ask(jnp.full(3, jnp.nan)), nothing(3)
+    np.testing.assert_array_equal(free.measures, none.measures)
+    np.testing.assert_array_equal(free.given, none.given)
+
+
+def test_gradient_reaches_given_measures_only():
+    gradient = jax.grad(lambda m: (ask(m).measures ** 2).sum())(jnp.array([0.25, jnp.nan]))
+    np.testing.assert_allclose(gradient, [0.5, 0.0])
+
+
+@pytest.mark.parametrize(("everything", "each", "kept"), [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)])
+def test_drop_certainties(everything, each, kept):
+    dropped = drop(jax.random.key(0), ask(jnp.array([0.3, 0.7])), everything=everything, each=each)
+    np.testing.assert_array_equal(dropped.given, [kept, kept])
+    np.testing.assert_allclose(dropped.measures, np.array([0.3, 0.7], np.float32) * kept)
+
+
+def test_drop_probabilities_are_those_asked_for():
+    """P(both kept) = (1 - p)(1 - q)^2, P(both gone) = p + (1 - p) q^2; the two slots are exchangeable."""
+    p, q, count = 0.2, 0.3, 20_000
+    keys = jax.random.split(jax.random.key(1), count)
+    condition = ask(jnp.array([0.3, 0.7]))
+    given = np.asarray(jax.vmap(lambda key: drop(key, condition, everything=p, each=q))(keys).given)
+    both, gone = given.all(1).mean(), (~given.any(1)).mean()
+    tolerance = 4 * 0.5 / np.sqrt(count)
+    assert abs(both - (1 - p) * (1 - q) ** 2) < tolerance
+    assert abs(gone - (p + (1 - p) * q**2)) < tolerance
+    np.testing.assert_allclose(given.mean(0), (1 - p) * (1 - q), atol=tolerance)
+
+
+def test_drop_never_gives_what_was_free():
+    condition = ask(jnp.array([jnp.nan, 0.5]))
+    keys = jax.random.split(jax.random.key(0), 64)
+    given = jax.vmap(lambda key: drop(key, condition, everything=0.1, each=0.1))(keys).given
+    assert not given[:, 0].any() and given[:, 1].any()
+
+
+def test_fourier_features_by_hand():
+    features = np.asarray(fourier_features(jnp.array([0.0, 0.5, 0.25]), 2))
+    root = np.sqrt(0.5)
+    expected = [[0, 0, 1, 1], [1, 0, 0, -1], [root, 1, root, 0]]  # sin(pi x), sin(2 pi x), cos(pi x), cos(2 pi x)
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def embedding():
+    module = ConditionEmbedding(8, 3)
+    return lambda condition: module.apply(module.init(jax.random.key(0), nothing(2)), condition)
+
+
+def test_free_slot_has_no_influence(embedding):
+    given = jnp.array([1.0, 0.0])
+    one, other = Condition(jnp.array([0.4, 0.1]), given), Condition(jnp.array([0.4, 0.9]), given)
+    np.testing.assert_array_equal(embedding(one), embedding(other))
+    gradient = jax.grad(lambda m: embedding(Condition(m, given)).sum())(jnp.array([0.4, 0.9]))
+    assert gradient[0] != 0.0 and gradient[1] == 0.0
+
+
+def test_null_token_differs_from_any_value(embedding):
+    free = embedding(ask(jnp.array([0.4, jnp.nan])))
+    values = jax.vmap(lambda m: embedding(ask(jnp.array([0.4, 0.0]).at[1].set(m))))(jnp.linspace(0, 1, 21))
+    assert jnp.abs(values - free).max(1).min() > 1e-3
+
+
+def test_embedding_tells_the_slots_apart(embedding):
+    one, other = embedding(ask(jnp.array([0.2, 0.8]))), embedding(ask(jnp.array([0.8, 0.2])))
+    assert jnp.abs(one - other).max() > 1e-3

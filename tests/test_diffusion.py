@@ -1,0 +1,198 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldpol.model.condition import Condition, ask, nothing
+from ldpol.model.diffusion import diffusion_loss, guide, loss_weight, make_schedule, precondition
+from ldpol.model.sampler import sample
+
+SCHEDULES = ("linear", "cosine", "flow")
+PARAMETRISATIONS = ("eps", "v", "flow")
+MEAN, STD = 2.0, 0.5
+
+
+def gaussian_denoiser(schedule):
+    """E[x0 | x_t] where x0 ~ N(MEAN, STD^2) elementwise: the posterior mean of two Gaussians."""
+
+    def denoise(x, t, condition):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+        return MEAN + gain * (x - alpha * MEAN)
+
+    return denoise
+
+
+def exact_flow(schedule, key, shape):
+    """Where the probability-flow ODE of that Gaussian ends: it keeps each point's standardised place."""
+    end = jnp.asarray(schedule.end)
+    alpha, sigma = schedule.alpha(end), schedule.sigma(end)
+    start = jax.random.normal(key, shape) * sigma
+    return MEAN + STD * (start - alpha * MEAN) / jnp.sqrt(alpha**2 * STD**2 + sigma**2)
+
+
+def draw(schedule, key, shape, steps, method):
+    return sample(key, gaussian_denoiser(schedule), schedule, nothing(1), shape, steps=steps, method=method)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_lead_from_data_to_noise(name):
+    schedule = make_schedule(name)
+    assert schedule.alpha(jnp.zeros(())) == 1.0 and schedule.sigma(jnp.zeros(())) == 0.0
+    times = jnp.linspace(0, schedule.end, 101)
+    assert (np.diff(jax.vmap(schedule.alpha)(times)) < 0).all()
+    assert (np.diff(jax.vmap(schedule.sigma)(times)) >= 0).all()
+    assert schedule.alpha(times[-1]) < 0.01 and schedule.sigma(times[-1]) > 0.99
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_variance_preserving(name):
+    schedule = make_schedule(name)
+    times = jnp.linspace(0, 1, 51)
+    np.testing.assert_allclose(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2, 1.0, atol=1e-6)
+
+
+def test_linear_schedule_is_ddpm_of_a_thousand_steps():
+    betas = np.linspace(1e-4, 0.02, 1000)
+    discrete = np.sqrt(np.cumprod(1 - betas))
+    continuous = make_schedule("linear").alpha(jnp.arange(1, 1001) / 1000)
+    np.testing.assert_allclose(continuous, discrete, atol=4e-3)
+
+
+def test_unknown_schedule():
+    with pytest.raises(ValueError, match="linear, cosine or flow"):
+        make_schedule("sigmoid")
+
+
+def target_of(parametrisation, alpha, sigma, clean, noise):
+    return {"eps": noise, "v": alpha * noise - sigma * clean, "flow": noise - clean}[parametrisation]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+@pytest.mark.parametrize("t", [0.03, 0.5, 0.9])
+def test_true_target_gives_the_clean_latent(name, parametrisation, t):
+    schedule, t = make_schedule(name), jnp.asarray(t)
+    if parametrisation == "eps" and name == "flow":
+        schedule = schedule._replace(end=0.99)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    clean, noise = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    network = lambda x, t, c: target_of(parametrisation, alpha, sigma, clean, noise)  # noqa: E731
+    found = precondition(network, schedule, parametrisation)(alpha * clean + sigma * noise, t, nothing(2))
+    np.testing.assert_allclose(found, clean, atol=2e-5 / float(alpha))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("parametrisation", PARAMETRISATIONS)
+def test_loss_weight_turns_the_error_of_x0_into_that_of_the_target(name, parametrisation):
+    schedule, t = make_schedule(name)._replace(end=0.99), jnp.asarray(0.4)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    clean, noise, output = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
+    denoise = precondition(lambda x, t, c: output, schedule, parametrisation)
+    of_clean = (denoise(alpha * clean + sigma * noise, t, nothing(2)) - clean) ** 2
+    of_target = (output - target_of(parametrisation, alpha, sigma, clean, noise)) ** 2
+    np.testing.assert_allclose(loss_weight(schedule, parametrisation, t) * of_clean, of_target, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_loss_of_the_perfect_denoiser_is_zero(name):
+    clean = jax.random.normal(jax.random.key(0), (4, 4, 1))
+    loss = diffusion_loss(lambda x, t, c: clean, make_schedule(name), "v", clean, nothing(2), jax.random.key(1))
+    assert loss == 0.0
+
+
+def test_preconditioning_errors():
+    with pytest.raises(ValueError, match="eps, v or flow"):
+        precondition(lambda x, t, c: x, make_schedule("flow"), "x0")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="pure noise"):
+        precondition(lambda x, t, c: x, make_schedule("flow"), "eps")
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_preconditioning_inside_jit(name):
+    def run(x):
+        return precondition(lambda x, t, c: x, make_schedule(name), "eps")(x, jnp.asarray(0.5), nothing(2))
+
+    np.testing.assert_allclose(jax.jit(run)(jnp.ones((2, 2, 1))), run(jnp.ones((2, 2, 1))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("method", ["ddim", "heun"])
+def test_samples_have_the_mean_and_spread_of_the_data(name, method):
+    samples = draw(make_schedule(name), jax.random.key(0), (20_000,), 64, method)
+    np.testing.assert_allclose(samples.mean(), MEAN, atol=0.03)
+    np.testing.assert_allclose(samples.std(), STD, rtol=0.04)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("method", ["ddim", "heun"])
+def test_error_falls_with_the_number_of_steps(name, method):
+    schedule, key = make_schedule(name), jax.random.key(1)
+    exact = exact_flow(schedule, key, (256,))
+    errors = [float(jnp.abs(draw(schedule, key, (256,), steps, method) - exact).max()) for steps in (4, 16, 64)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.1
+
+
+def test_order_of_convergence():
+    """On the flow schedule DDIM is Euler's method, of order 1; Heun's is of order 2."""
+    schedule, key = make_schedule("flow"), jax.random.key(2)
+    exact = exact_flow(schedule, key, (64,))
+
+    def order(method):
+        steps = np.array([16, 32, 64])
+        errors = [float(jnp.abs(draw(schedule, key, (64,), int(n), method) - exact).mean()) for n in steps]
+        return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+
+    euler, heun = order("ddim"), order("heun")
+    assert 0.8 < euler < 1.2
+    assert 1.7 < heun < 2.4
+
+
+def test_one_ddim_step_from_pure_noise_is_the_denoised_noise():
+    schedule, key = make_schedule("flow"), jax.random.key(3)
+    noise = jax.random.normal(key, (5,))
+    expected = gaussian_denoiser(schedule)(noise, jnp.ones(()), nothing(1))
+    np.testing.assert_allclose(draw(schedule, key, (5,), 1, "ddim"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ddim", "heun"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_gradient_through_the_sampler(name, method):
+    """Scaling the data scales the exact sample: d sample / d (wanted mean) is 1 for every schedule."""
+    schedule = make_schedule(name)
+
+    def mean_of(wanted):
+        denoise = lambda x, t, c: gaussian_denoiser(schedule)(x, t, c) + c.measures[0]  # noqa: E731
+        return sample(jax.random.key(0), denoise, schedule, ask(wanted), (8,), steps=3, method=method).mean()
+
+    wanted = jnp.array([0.3])
+    slope = jax.grad(mean_of)(wanted)[0]
+    difference = (mean_of(wanted + 0.05) - mean_of(wanted - 0.05)) / 0.1
+    assert np.isfinite(slope) and slope != 0.0
+    np.testing.assert_allclose(slope, difference, rtol=1e-2)
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"method": "rk4"}])
+def test_sampler_errors(change):
+    arguments = {"steps": 2, "method": "ddim"} | change
+    with pytest.raises(ValueError, match="ddim or heun"):
+        draw(make_schedule("flow"), jax.random.key(0), (3,), **arguments)
+
+
+def conditional(x, t, condition: Condition):
+    return x * t + 3.0 * condition.measures.sum() + 5.0 * condition.given.sum()
+
+
+@pytest.mark.parametrize("scale", [0, 1, 0.0, 1.0, 2.5, -1.0])
+def test_guidance_is_linear_between_free_and_conditional(scale):
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
+    free, asked = conditional(x, t, nothing(2)), conditional(x, t, wanted)
+    for given in (scale, jnp.asarray(scale, jnp.float32)):
+        np.testing.assert_allclose(
+            guide(conditional, given)(x, t, wanted), (1 - scale) * free + scale * asked, rtol=1e-5
+        )
+
+
+def test_guidance_of_one_does_not_evaluate_twice():
+    assert guide(conditional, 1.0) is conditional
