@@ -1,0 +1,219 @@
+"""Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
+
+The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
+`ldpol.model.unet.Convolution`, a convolution as one matrix product, against XLA's general convolution.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from common import Program, build, finish, measure, parser, say, start, table
+from jax.sharding import Mesh
+
+from ldpol.experiments import defaults, settings
+from ldpol.model import autoencoder, training, unet
+from ldpol.model.condition import ask
+from ldpol.model.training import Dataset, OptimiserConfig, TrainState
+from ldpol.model.unet import Convolution, DenoiserConfig, make_network
+from ldpol.policy import PolicyShape
+from ldpol.rollout import copied_to, policy_mesh
+from ldpol.types import Array, Key, Params, PyTree
+
+SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d
+MEASURES = 2
+
+Loop = Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]]
+
+
+class GeneralConvolution(nn.Module):
+    """What `Convolution` replaces: `nn.Conv`, with the same fields."""
+
+    channels: int
+    zero: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return `[h, w, channels]`."""
+        start = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        return nn.Conv(self.channels, (3, 3), kernel_init=start)(x)
+
+
+def random_archive(train: Any, count: int, key: Key) -> Dataset:
+    """Return random policies in random states, as many a policy as the default config collects."""
+    init_key, measure_key, state_key = jax.random.split(key, 3)
+    policies = jax.jit(jax.vmap(SHAPE.init))(jax.random.split(init_key, count))
+    rounds = train.collect.repeats + train.autoencoder.dagger_rounds
+    states = train.collect.episodes * train.collect.states * rounds
+    seen = jax.random.normal(state_key, (count, states, SHAPE.observation_size))
+    actions = jax.jit(jax.vmap(SHAPE.apply))(policies, seen)
+    measures = jax.random.uniform(measure_key, (count, MEASURES))
+    return Dataset(policies, measures, seen, actions, jnp.asarray(states))
+
+
+def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, steps: int) -> tuple[Program, tuple]:
+    """Compile a chunk of autoencoder training, as the stage `train` runs it."""
+    config = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
+    loss = settings.build(training.AutoencoderLoss, train.autoencoder.loss)
+    optimiser = settings.build(OptimiserConfig, train.autoencoder.optimiser)
+    everywhere = copied_to(mesh)
+    projection = jax.device_put(params["encoder"]["projection"], everywhere)
+    state = training.start(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
+
+    def loop(state: TrainState, key: Key, data: Dataset) -> tuple[TrainState, dict[str, Array]]:
+        step = partial(training.autoencoder_step, SHAPE, config, loss, optimiser, mesh, data, projection)
+        return training.scan_steps(step, state, key, steps)
+
+    inputs = jax.device_put((state, jax.random.key(0), data), everywhere)
+    return build(loop, *inputs, devices=mesh.size), inputs
+
+
+def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: Any) -> tuple[Program, tuple]:
+    """Compile a chunk of denoiser training, as the stage `train` runs it; `change` replaces architecture settings."""
+    latent = tuple(train.autoencoder.architecture.latent)
+    network = make_network(settings.build(DenoiserConfig, train.denoiser.architecture)._replace(**change), latent)
+    loss = settings.build(training.DiffusionLoss, train.denoiser.loss)
+    optimiser = settings.build(OptimiserConfig, train.denoiser.optimiser)
+    init_key, mean_key = jax.random.split(jax.random.key(0))
+    count = data.measures.shape[0]
+    latents = (jax.random.normal(mean_key, (count, *latent)), jnp.full((count, *latent), 0.1))
+    params = network.init(init_key, jnp.zeros(latent), jnp.zeros(()), ask(data.measures[0]))["params"]
+
+    def loop(state: TrainState, key: Key, *data: Any) -> tuple[TrainState, dict[str, Array]]:
+        step = partial(training.diffusion_step, network, loss, optimiser, mesh, *data)
+        return training.scan_steps(step, state, key, steps)
+
+    state = training.start(optimiser, params)
+    inputs = jax.device_put((state, jax.random.key(0), latents, data.measures), copied_to(mesh))
+    return build(loop, *inputs, devices=mesh.size), inputs
+
+
+def convolutions(side: int, channels: int, batch: int, rounds: int) -> dict[str, tuple[Program, tuple]]:
+    """Compile forward and training loops of the three ways to convolve `[batch, side, side, channels]`."""
+    key, x_key = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(x_key, (batch, side, side, channels))
+    product, general = Convolution(channels), GeneralConvolution(channels)
+    lax_params = {"kernel": jax.random.normal(key, (3, 3, channels, channels)) / 16, "bias": jnp.zeros(channels)}
+
+    def batched(params: Params, x: Array) -> Array:
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        out = jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=dimensions)
+        return out + params["bias"]
+
+    ways: dict[str, tuple[Callable[[Params, Array], Array], Params]] = {
+        "matrix product": (lambda p, x: jax.vmap(partial(product.apply, p))(x), product.init(key, x[0])),
+        "nn.Conv": (lambda p, x: jax.vmap(partial(general.apply, p))(x), general.init(key, x[0])),
+        "lax.conv": (batched, lax_params),
+    }
+
+    def forward(apply: Any, params: Params, x: Array) -> Array:
+        # Each round convolves the result of the round before, so that none can be left out.
+        return jax.lax.scan(lambda x, _: (jnp.tanh(apply(params, x)), None), x, None, length=rounds)[0]
+
+    def train(apply: Any, params: Params, x: Array) -> PyTree:
+        slope = jax.grad(lambda both: jnp.mean(apply(*both) ** 2))
+
+        def body(both: tuple[Params, Array], _: None) -> tuple[tuple[Params, Array], None]:
+            return jax.tree.map(lambda value, g: value - 0.1 * g, both, slope(both)), None
+
+        return jax.lax.scan(body, (params, x), None, length=rounds)[0]
+
+    programs = {}
+    for name, (apply, params) in ways.items():
+        programs[f"{name}, forward"] = build(partial(forward, apply), params, x), (params, x)
+        programs[f"{name}, gradient"] = build(partial(train, apply), params, x), (params, x)
+    return programs
+
+
+def times(programs: dict[str, tuple[Program, tuple]], repeats: int) -> dict[str, dict[str, Any]]:
+    """Run programs against each other and add their seconds to what their compilation took."""
+    seconds = measure({name: partial(program.run, *inputs) for name, (program, inputs) in programs.items()}, repeats)
+    return {name: seconds[name]._asdict() | program.about() for name, (program, _) in programs.items()}
+
+
+def compile_seconds(found: dict[str, Any]) -> float:
+    return found["lower_seconds"] + found["compile_seconds"]
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    start()
+    config = defaults.base("walker2d")
+    train = config.train
+    count, steps, rounds, batch, repeats = (200, 5, 3, 64, 1) if args.quick else (1500, 100, 30, 512, 3)
+    meshes = {"1 device": policy_mesh(jax.devices()[:1]), f"{len(jax.devices())} devices": policy_mesh()}
+    most = list(meshes)[-1]
+    data = random_archive(train, count, jax.random.key(0))
+    say(f"{count} policies, {data.states.shape[1]} states each; principal directions")
+    architecture = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
+    params = autoencoder.init(SHAPE, architecture, MEASURES, data.policies, jax.random.key(1))
+
+    say("compiling the training loops")
+    loops: dict[str, tuple[Program, tuple]] = {}
+    for where, mesh in meshes.items():
+        loops[f"autoencoder, {where}"] = autoencoder_loop(train, data, params, mesh, steps)
+        loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps)
+        loops[f"denoiser mlp, {where}"] = denoiser_loop(train, data, mesh, steps, network="mlp")
+    with mock.patch.object(unet, "Convolution", GeneralConvolution):
+        general = denoiser_loop(train, data, meshes[most], max(steps // 10, 1))
+    say("running them")
+    found = times(loops, repeats)
+    # Fewer steps of the slow one.
+    slow = times({"general": general}, 1)["general"]
+    rates = {name: steps / row["best"] for name, row in found.items()}
+    with_general = f"denoiser unet with nn.Conv, {most}"
+    rates[with_general] = max(steps // 10, 1) / slow["best"]
+    found[with_general] = slow
+    table(
+        f"Training steps/s (autoencoder: {train.autoencoder.loss.policies} policies x {train.autoencoder.loss.states} "
+        f"states a step; denoiser: {train.denoiser.loss.batch} latents)",
+        ("loop", "steps/s", "trace + compile, s"),
+        [(name, rate, compile_seconds(found[name])) for name, rate in rates.items()],
+    )
+
+    cases = {"4 x 4 x 16": (4, 16), "2 x 2 x 32": (2, 32)}
+    conv = {}
+    for name, (side, channels) in cases.items():
+        say(f"convolutions of {batch} latents {name}")
+        conv[name] = times(convolutions(side, channels, batch, rounds), repeats)
+    rows, over = [], {}
+    for name, found_here in conv.items():
+        for way, row in found_here.items():
+            ratio = row["best"] / found_here["matrix product, " + way.split(", ")[1]]["best"]
+            rows.append((f"{name}: {way}", 1e3 * row["best"] / rounds, ratio, compile_seconds(row)))
+            over[f"{name}: {way}"] = ratio
+    table(
+        f"A 3x3 convolution of {batch} latents on one device",
+        ("way", "ms", "times the matrix product", "trace + compile, s"),
+        rows,
+    )
+    ratios = {
+        "devices": {
+            what: rates[f"{what}, {most}"] / rates[f"{what}, 1 device"]
+            for what in ("autoencoder", "denoiser unet", "denoiser mlp")
+        },
+        "unet_over_mlp": rates[f"denoiser unet, {most}"] / rates[f"denoiser mlp, {most}"],
+        "matrix_product_over_nn_conv_in_the_unet": rates[f"denoiser unet, {most}"] / rates[with_general],
+        "convolution_over_matrix_product_seconds": over,
+    }
+    say(
+        f"{most} over one: autoencoder {ratios['devices']['autoencoder']:.2f}, UNet "
+        f"{ratios['devices']['denoiser unet']:.2f}, MLP {ratios['devices']['denoiser mlp']:.2f}; UNet over MLP "
+        f"{ratios['unet_over_mlp']:.2f}; UNet by matrix products over nn.Conv "
+        f"{ratios['matrix_product_over_nn_conv_in_the_unet']:.1f}"
+    )
+    finish(
+        "training",
+        args.out,
+        config,
+        {"policies": count, "steps_a_call": steps, "convolution_batch": batch, "repeats": repeats},
+        {"steps_per_second": rates, "ratios": ratios, "loops": found, "convolutions": conv},
+    )
+
+
+if __name__ == "__main__":
+    main()
