@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas
 
 KIND = "archive"
+NUDGE = 1e-4
+"""Part of a cell by which cells begin early. Measures are fractions of steps and often lie on a border: rounding must
+not decide which cell they belong to."""
 
 
 class Grid(NamedTuple):
@@ -48,14 +51,18 @@ class Grid(NamedTuple):
     def index(self, measures: Array) -> Array:
         """Return the row-major cell index of measures `[..., M]`; values outside go to the border cells."""
         low, high, shape = jnp.asarray(self.low), jnp.asarray(self.high), jnp.asarray(self.shape)
-        place = jnp.floor((measures - low) / (high - low) * shape).astype(jnp.int32)
+        place = jnp.floor((measures - low) / (high - low) * shape + NUDGE).astype(jnp.int32)
         place = jnp.clip(place, 0, shape - 1)
         strides = jnp.asarray([math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))])
         return (place * strides).sum(-1)
 
     def centroids(self) -> Array:
-        """Return QDax's centroids `[C, M]` of this grid (in QDax's own order)."""
-        return compute_euclidean_centroids(self.shape, list(self.low), list(self.high))
+        """Return QDax's centroids `[C, M]` of this grid (in QDax's own order), so that it fills the cells of `index`.
+
+        A measure on a border is as near to both its cells; the centroids are shifted down so that the upper one wins.
+        """
+        sides = (jnp.asarray(self.high) - jnp.asarray(self.low)) / jnp.asarray(self.shape)
+        return compute_euclidean_centroids(self.shape, list(self.low), list(self.high)) - NUDGE * sides
 
 
 def make_grid(task: Task, cells_per_measure: int | tuple[int, ...]) -> Grid:

@@ -34,17 +34,17 @@ def base(task: str) -> Config:
         {
             "held_out": {"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)},
             # Each repeat plays `episodes` episodes a policy and keeps `states` observations of each.
-            "collect": {"repeats": 3, "episodes": 2, "states": 24, "noise": 0.1},
+            "collect": {"repeats": 3, "episodes": 2, "states": 16, "noise": 0.1},
             "autoencoder": {
                 "architecture": AutoencoderConfig()._asdict(),
                 "loss": AutoencoderLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=12000)._asdict(),
-                "dagger_rounds": 2,
+                "optimiser": OptimiserConfig(steps=20000)._asdict(),
+                "dagger_rounds": 3,
             },
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=8000, ema=0.999)._asdict(),
+                "optimiser": OptimiserConfig(steps=6000, ema=0.999)._asdict(),
             },
             "sampler": {"steps": 5, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,
@@ -88,7 +88,7 @@ def _smoke(config: Config) -> None:
     config.train.autoencoder.architecture.update(rank=4, hidden=16, coordinates=8, encoder_hidden=32)
     config.train.autoencoder.loss.update(policies=16, states=8)
     config.train.denoiser.optimiser.steps = 60
-    config.train.denoiser.architecture.update(channels=(8, 16), embedding=16)
+    config.train.denoiser.architecture.update(channels=(8, 16), embedding=16, joint=8)
     config.train.denoiser.loss.batch = 64
     config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     config.eval.update(episodes=2, uniform=64)

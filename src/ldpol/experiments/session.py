@@ -20,6 +20,7 @@ from ldpol.archive import Grid, make_grid
 from ldpol.experiments import settings
 from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
+from ldpol.rollout import policy_mesh
 from ldpol.tasks import Task, make_task
 
 
@@ -31,6 +32,15 @@ def start_jax() -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(".jax_cache").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def training_mesh() -> Mesh:
+    """Return the devices that share a training batch: all accelerators, but one CPU device.
+
+    On a CPU one device with XLA's own threads is faster than several in lockstep (`benchmarks/training.py`).
+    """
+    devices = jax.local_devices()
+    return policy_mesh(devices[:1] if devices[0].platform == "cpu" else devices)
 
 
 def make_setting(config: Config, reset_noise: float | None = None) -> tuple[Task, PolicyShape, Grid]:

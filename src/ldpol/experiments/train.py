@@ -127,7 +127,7 @@ class _Stage:
         self.config, self.workdir, self.folder = config.train, workdir, workdir / "train"
         self.whole, self.archive = config, archive
         self.task, self.shape, self.grid = session.make_setting(config)
-        self.mesh = policy_mesh()
+        self.mesh, self.trainers = policy_mesh(), session.training_mesh()
         self.autoencoder = settings.build(autoencoder.AutoencoderConfig, self.config.autoencoder.architecture)
         self.network = settings.build(DenoiserConfig, self.config.denoiser.architecture)
         autoencoder.check_config(self.autoencoder)
@@ -219,7 +219,7 @@ class _Stage:
         storage.save(self.folder / "data", arrays, kind="dataset", about=self.about | {"rounds": self.rounds})
 
     def _dataset(self, archive: Archive, **arrays: Any) -> Dataset:
-        return jax.device_put(Dataset(policies=archive.policies, **arrays), copied_to(self.mesh))
+        return jax.device_put(Dataset(policies=archive.policies, **arrays), copied_to(self.trainers))
 
     def train_autoencoder(self, archive: Archive, data: Dataset, key: Key, dagger_key: Key) -> tuple[PyTree, Dataset]:
         """Train, and between rounds add states that the decoded policies visit, labelled by their teachers."""
@@ -229,13 +229,13 @@ class _Stage:
         init_key, train_key = jax.random.split(key)
         with session.working("train: principal directions of the archive"):
             params = autoencoder.init(self.shape, self.autoencoder, self.task.measures, archive.policies, init_key)
-        projection = jax.device_put(params["encoder"]["projection"], copied_to(self.mesh))
+        projection = jax.device_put(params["encoder"]["projection"], copied_to(self.trainers))
         trained = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
         state = training.start(optimiser, trained)
 
         def step(state: TrainState, key: Key, data: Dataset) -> tuple[TrainState, dict[str, Array]]:
             return training.autoencoder_step(
-                self.shape, self.autoencoder, loss, optimiser, self.mesh, data, projection, state, key
+                self.shape, self.autoencoder, loss, optimiser, self.trainers, data, projection, state, key
             )
 
         rounds = section.dagger_rounds
@@ -291,12 +291,12 @@ class _Stage:
         network = make_network(self.network, self.autoencoder.latent)
         init_key, train_key = jax.random.split(key)
         one = (jnp.zeros(self.autoencoder.latent), jnp.zeros(()), ask(measures[0]))
-        state = training.start(optimiser, network.init(init_key, *one)["params"])
-        inputs = jax.device_put((latents, measures), copied_to(self.mesh))
+        state = training.start(optimiser, jax.jit(network.init)(init_key, *one)["params"])
+        inputs = jax.device_put((latents, measures), copied_to(self.trainers))
 
         def step(state: TrainState, key: Key, inputs: Any) -> tuple[TrainState, dict[str, Array]]:
             latents, measures = inputs
-            return training.diffusion_step(network, loss, optimiser, self.mesh, latents, measures, state, key)
+            return training.diffusion_step(network, loss, optimiser, self.trainers, latents, measures, state, key)
 
         return self._steps("diffusion", step, state, train_key, optimiser.steps, optimiser.steps, {}, inputs).ema
 
@@ -312,7 +312,7 @@ class _Stage:
                 self.log.rows[:] = about["history"]
                 self.log.timer = session.Timer(about["history"][-1]["seconds"])
         # A copy, for the buffers are donated to the loop and the caller may hold the same arrays.
-        state = jax.tree.map(jnp.copy, jax.device_put(state, copied_to(self.mesh)))
+        state = jax.tree.map(jnp.copy, jax.device_put(state, copied_to(self.trainers)))
 
         def scan(state: TrainState, key: Key, inputs: PyTree, steps: int) -> tuple[TrainState, dict[str, Array]]:
             return training.scan_steps(lambda s, k: step(s, k, inputs), state, key, steps)

@@ -25,6 +25,7 @@ class AutoencoderConfig(NamedTuple):
       hidden: width of a node of the hypernetwork.
       rounds: rounds of message passing.
       octaves: frequencies of the measures the decoder sees; 0: it sees none.
+      joint: directions in which it sees all measures together.
       encoder: `projection` or `convolution` (the published one).
       coordinates: principal coordinates a tensor the projection encoder sees.
       encoder_hidden: width of its MLP.
@@ -33,12 +34,13 @@ class AutoencoderConfig(NamedTuple):
     latent: tuple[int, int, int] = (4, 4, 1)
     head: Literal["basis", "matrix"] = "basis"
     rank: int = 24
-    hidden: int = 64
+    hidden: int = 32
     rounds: int = 1
     octaves: int = 5
+    joint: int = 32
     encoder: Literal["projection", "convolution"] = "projection"
     coordinates: int = 32
-    encoder_hidden: int = 256
+    encoder_hidden: int = 128
 
 
 class Decoder(nn.Module):
@@ -52,8 +54,10 @@ class Decoder(nn.Module):
         """Return the policy's parameter pytree."""
         tensors = self.shape.tensors
         flat = latent.reshape(-1)
-        nodes = NodeNetwork(tensors, self.config.hidden, self.config.rounds, self.config.octaves)(flat, condition)
-        head = BasisHead(tensors, self.config.rank) if self.config.head == "basis" else MatrixHead(tensors)
+        config = self.config
+        net = NodeNetwork(tensors, config.hidden, config.rounds, config.octaves, config.joint)
+        nodes = net(flat, condition)
+        head = BasisHead(tensors, config.rank) if config.head == "basis" else MatrixHead(tensors)
         return jax.tree.unflatten(jax.tree.structure(self.shape.abstract()), head(nodes, flat))
 
 
@@ -102,8 +106,9 @@ def init(shape: PolicyShape, config: AutoencoderConfig, measures: int, policies:
     encoder_key, decoder_key = jax.random.split(key)
     one = jax.tree.map(lambda leaf: leaf[0], policies)
     condition = Condition(jnp.zeros(measures), jnp.ones(measures))
-    encoder = Encoder(shape, config).init(encoder_key, one)
-    decoder = Decoder(shape, config).init(decoder_key, jnp.zeros(config.latent), condition)["params"]
+    # This runs on the host, once; op by op it would compile for several times as long.
+    encoder = jax.jit(Encoder(shape, config).init)(encoder_key, one)
+    decoder = jax.jit(Decoder(shape, config).init)(decoder_key, jnp.zeros(config.latent), condition)["params"]
     return warm_start(config, policies, encoder, decoder)
 
 

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from ldpol.types import Array, Key
@@ -54,16 +55,35 @@ def fourier_features(values: Array, octaves: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 
+def joint_features(values: Array, octaves: int, count: int) -> Array:
+    """Return sines and cosines `[2 * count]` of all measures `[M]` together, along fixed random directions.
+
+    Random Fourier features (Rahimi and Recht 2007; Tancik et al. 2020) let a small network tell neighbouring cells
+    apart, which features of single measures do not. Wavelengths run from 2 down to 2^(2 - octaves), log-uniformly.
+    """
+    random = np.random.default_rng(0)  # a constant of the architecture, not of the run
+    directions = random.normal(size=(count, values.shape[-1]))
+    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
+    cycles = 2.0 ** random.uniform(-1.0, octaves - 2.0, size=(count, 1))
+    angles = 2.0 * jnp.pi * (jnp.asarray(directions * cycles, jnp.float32) @ values)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+
+
 class ConditionEmbedding(nn.Module):
-    """Condition to vector `[width]`: one token a measure, a learned null token where it is free; summed, then mixed.
+    """Condition to vector `[width]`: tokens summed, then mixed.
+
+    One token a measure, and one for all measures together that is there when none is free; whatever is absent is
+    replaced by a learned null token.
 
     Attributes:
       width: size of the embedding.
       octaves: frequencies a measure is seen at; the finest resolves 2^-octaves.
+      joint: directions in which all measures are seen together.
     """
 
     width: int
     octaves: int
+    joint: int
 
     @nn.compact
     def __call__(self, condition: Condition) -> Array:
@@ -71,7 +91,9 @@ class ConditionEmbedding(nn.Module):
         features = fourier_features(condition.measures, self.octaves)
         count = condition.measures.shape[0]
         kernel = self.param("token", nn.initializers.lecun_normal(), (count, features.shape[-1], self.width))
-        null = self.param("null", nn.initializers.normal(0.1), (count, self.width))
-        given = condition.given[:, None]
-        tokens = jnp.einsum("mf,mfw->mw", features, kernel) * given + null * (1.0 - given)
+        null = self.param("null", nn.initializers.normal(0.1), (count + 1, self.width))
+        together = nn.Dense(self.width, name="joint")(joint_features(condition.measures, self.octaves, self.joint))
+        tokens = jnp.concatenate([jnp.einsum("mf,mfw->mw", features, kernel), together[None]])
+        given = jnp.append(condition.given, condition.given.min())[:, None]
+        tokens = tokens * given + null * (1.0 - given)
         return nn.Dense(self.width)(nn.silu(tokens.sum(0)))

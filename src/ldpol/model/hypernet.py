@@ -30,12 +30,14 @@ class NodeNetwork(nn.Module):
       hidden: width of a node.
       rounds: rounds of messages, each both ways along the chain.
       octaves: frequencies of the measure features; 0 makes the decoder blind to the condition.
+      joint: directions in which all measures are seen together.
     """
 
     tensors: tuple[tuple[int, ...], ...]
     hidden: int
     rounds: int
     octaves: int
+    joint: int
 
     @nn.compact
     def __call__(self, latent: Array, condition: Condition) -> Array:
@@ -44,7 +46,7 @@ class NodeNetwork(nn.Module):
         nodes = nodes + self.param("identity", nn.initializers.normal(0.1), nodes.shape)
         nodes = nodes + nn.Dense(self.hidden, name="latent")(latent)
         if self.octaves:
-            nodes = nodes + ConditionEmbedding(self.hidden, self.octaves, name="condition")(condition)
+            nodes = nodes + ConditionEmbedding(self.hidden, self.octaves, self.joint, name="condition")(condition)
         for i in range(self.rounds):
             nothing = jnp.zeros_like(nodes[:1])
             before = jnp.concatenate([nothing, nodes[:-1]])

@@ -71,7 +71,7 @@ class DiffusionLoss(NamedTuple):
     """
 
     schedule: str = "flow"
-    parametrisation: Parametrisation = "flow"
+    parametrisation: Parametrisation = "v"
     batch: int = 512
     drop_all: float = 0.05
     drop_each: float = 0.05

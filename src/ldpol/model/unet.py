@@ -19,14 +19,16 @@ class DenoiserConfig(NamedTuple):
       channels: of each resolution of the UNet; every further one halves the latent's sides.
       embedding: width of the embedding of noise level and condition.
       octaves: frequencies of the measure features.
+      joint: directions in which all measures are seen together.
       hidden: width of the MLP's layers.
       layers: how many of them.
     """
 
     network: Literal["unet", "mlp"] = "unet"
     channels: tuple[int, ...] = (16, 32)
-    embedding: int = 64
-    octaves: int = 5
+    embedding: int = 128
+    octaves: int = 6
+    joint: int = 64
     hidden: int = 64
     layers: int = 3
 
@@ -79,13 +81,12 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         """Return `[h, w, channels]`."""
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels)(x)  # before the convolutions, whose cost grows with the width they read
         y = Convolution(self.channels)(nn.silu(_group_norm(x)))
         scale, shift = jnp.split(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros)(embedding), 2)
         y = _group_norm(y) * (1.0 + scale) + shift
-        y = Convolution(self.channels, zero=True)(nn.silu(y))
-        if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels)(x)
-        return x + y
+        return x + Convolution(self.channels, zero=True)(nn.silu(y))
 
 
 def _group_norm(x: Array) -> Array:
@@ -115,7 +116,9 @@ class UNet(nn.Module):
         for width in reversed(self.config.channels[:-1]):
             y = jnp.repeat(jnp.repeat(y, 2, 0), 2, 1)
             y = ResidualBlock(width)(jnp.concatenate([y, skips.pop()], -1), embedding)
-        return Convolution(c, zero=True)(nn.silu(_group_norm(y)))
+        # What the condition alone says of the latent need not pass through the normalised feature maps.
+        direct = nn.Dense(x.size, kernel_init=nn.initializers.zeros)(embedding).reshape(x.shape)
+        return Convolution(c, zero=True)(nn.silu(_group_norm(y))) + direct
 
 
 class MLP(nn.Module):
@@ -139,8 +142,8 @@ def _embed(config: DenoiserConfig, t: Array, condition: Condition) -> Array:
     """Embed noise level `[]` in [0, 1] and condition into one vector `[embedding]`."""
     angles = t * jnp.pi * 2.0 ** jnp.arange(6)
     level = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), t[None]])
-    mixed = nn.Dense(config.embedding)(level)
-    mixed += ConditionEmbedding(config.embedding, config.octaves, name="condition")(condition)
+    mixed = ConditionEmbedding(config.embedding, config.octaves, config.joint, name="condition")(condition)
+    mixed += nn.Dense(config.embedding)(nn.silu(mixed)) + nn.Dense(config.embedding)(level)
     return nn.silu(nn.Dense(config.embedding)(nn.silu(mixed)))
 
 
