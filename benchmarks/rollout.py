@@ -12,6 +12,7 @@ Four programs over the same policies and episode length take turns:
 policies: what a search gets out of them. QDax's scorer plays on after a fall, so both come from the same run of it.
 """
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -162,22 +163,30 @@ def main() -> None:
         "physics": compiled("physics", split(mesh, partial(bare, task)), lanes, on=devices),
     }
     play = {name: program.run for name, program in programs.items()}
+    scores: dict[str, list[PyTree]] = {"full": [], "useful": [], "qdax": []}
+
+    def kept(what: str, name: str, *inputs: Any) -> PyTree:
+        scores[what].append(play[name](*inputs))
+        return scores[what][-1]
+
+    # A warm-up and the repeats take QDax's program through all batches, so that both see the same policies.
+    turn = itertools.cycle(batches)
     say("running")
     seconds = measure(
         {
-            "ldpol, full": lambda: play["ldpol"](never, policies, keys),
-            "ldpol, useful": lambda: play["ldpol"](always, policies, keys),
-            "qdax": lambda: play["qdax"](*batches[0]),
+            "ldpol, full": lambda: kept("full", "ldpol", never, policies, keys),
+            "ldpol, useful": lambda: kept("useful", "ldpol", always, policies, keys),
+            "qdax": lambda: kept("qdax", "qdax", *next(turn)),
             "qdax, sharded": lambda: play["qdax, sharded"](*some),
             "physics": lambda: play["physics"](lanes),
         },
         repeats,
     )
-    full = play["ldpol"](never, policies, keys).length
-    if float(full.min()) != length:
-        raise RuntimeError(f"an episode without falls ended after {float(full.min()):.0f} of {length} steps")
-    lived = float(play["ldpol"](always, policies, keys).length.sum())
-    share = sum(qdax_lived(play["qdax"](*one)) for one in batches) / (count * length)
+    shortest = float(scores["full"][-1].length.min())
+    if shortest != length:
+        raise RuntimeError(f"an episode without falls ended after {shortest:.0f} of {length} steps")
+    lived = float(scores["useful"][-1].length.sum())
+    share = sum(qdax_lived(scored) for scored in scores["qdax"]) / (len(scores["qdax"]) * batch * length)
     speed = {
         "ldpol": {"full": count * length / seconds["ldpol, full"].best, "useful": lived / seconds["ldpol, useful"].best}
     }
