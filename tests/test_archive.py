@@ -61,12 +61,16 @@ def test_grid_index_by_hand():
     assert GRID.diagonal == pytest.approx(np.hypot(0.25, 0.4))
 
 
+@pytest.mark.parametrize("cells", [50, 100])
 @pytest.mark.parametrize("steps", [100, 250, 500, 1000])
-def test_grid_index_of_fractions_is_exact(steps):
-    """Measures are fractions k / T, which often lie on a border: integer arithmetic says where they belong."""
+def test_fractions_of_steps_fall_where_integers_say(cells, steps):
+    """Measures are fractions k / T and often lie on a border; QDax has to put them into the same cell."""
     counts = np.arange(steps + 1)
-    found = Grid((50,), (0.0,), (1.0,)).index((counts.astype(np.float32) / np.float32(steps))[:, None])
-    np.testing.assert_array_equal(found, np.minimum(counts * 50 // steps, 49))
+    expected = np.minimum(counts * cells // steps, cells - 1)
+    measures = jnp.asarray(counts.astype(np.float32) / np.float32(steps))[:, None]
+    grid = Grid((cells,), (0.0,), (1.0,))
+    np.testing.assert_array_equal(grid.index(measures), expected)
+    np.testing.assert_array_equal(get_cells_indices(measures, grid.centroids()), expected)
 
 
 @pytest.mark.parametrize("grid", [GRID, Grid((3, 2, 4), (0.0, 0.0, -2.0), (1.0, 0.5, 2.0))])
@@ -75,8 +79,11 @@ def test_grid_index_agrees_with_qdax(grid):
     order = np.asarray(grid.index(centroids))
     np.testing.assert_array_equal(np.sort(order), np.arange(grid.cells))
     low, high = jnp.array(grid.low), jnp.array(grid.high)
-    measures = low + (high - low) * jax.random.uniform(jax.random.key(0), (2000, len(grid.shape)))
-    np.testing.assert_array_equal(order[get_cells_indices(measures, centroids)], grid.index(measures))
+    inside = low + (high - low) * jax.random.uniform(jax.random.key(0), (2000, len(grid.shape)))
+    counts = jax.random.randint(jax.random.key(1), inside.shape, 0, 101)
+    on_borders = low + (high - low) * (counts / 100)
+    for measures in (inside, on_borders):
+        np.testing.assert_array_equal(order[get_cells_indices(measures, centroids)], grid.index(measures))
 
 
 def test_make_grid():

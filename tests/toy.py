@@ -69,8 +69,9 @@ def push(params, observation):
 def play_by_hand(action, start=(0.0, 0.0), episode_length=20, bonus=0.0):
     """Fitness, measures and length of one episode, in plain Python floats."""
     x, y = start
-    fitness, right, up = 0.0, 0, 0
-    for length in range(1, episode_length + 1):
+    fitness, right, up, length = 0.0, 0, 0, 0
+    for _ in range(episode_length):
+        length += 1
         x = max(x + SPEED * min(max(action[0], -1.0), 1.0), -1.0)
         y = min(max(y + SPEED * min(max(action[1], -1.0), 1.0), -1.0), 1.0)
         fitness += y + bonus
