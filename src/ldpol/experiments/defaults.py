@@ -38,13 +38,13 @@ def base(task: str) -> Config:
             "autoencoder": {
                 "architecture": AutoencoderConfig()._asdict(),
                 "loss": AutoencoderLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=20000)._asdict(),
+                "optimiser": OptimiserConfig(steps=22000)._asdict(),
                 "dagger_rounds": 3,
             },
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=6000, ema=0.999)._asdict(),
+                "optimiser": OptimiserConfig(steps=9000, ema=0.999)._asdict(),
             },
             "sampler": {"steps": 5, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,

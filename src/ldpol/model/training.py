@@ -52,7 +52,7 @@ class AutoencoderLoss(NamedTuple):
 
     kind: Literal["behaviour", "parameters"] = "behaviour"
     weight: float = 10.0
-    kl: float = 1e-3
+    kl: float = 5e-4
     policies: int = 64
     states: int = 32
     drop_all: float = 0.05
