@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.model.condition import Condition, ConditionEmbedding, ask, drop, fourier_features, nothing
+from ldpol.model.condition import Condition, ConditionEmbedding, ask, drop, fourier_features, joint_features, nothing
 
 
 def test_nan_leaves_a_measure_free():
@@ -35,7 +35,7 @@ def test_drop_probabilities_are_those_asked_for():
     p, q, count = 0.2, 0.3, 20_000
     keys = jax.random.split(jax.random.key(1), count)
     condition = ask(jnp.array([0.3, 0.7]))
-    given = np.asarray(jax.vmap(lambda key: drop(key, condition, everything=p, each=q))(keys).given)
+    given = np.asarray(jax.jit(jax.vmap(lambda key: drop(key, condition, everything=p, each=q)))(keys).given)
     both, gone = given.all(1).mean(), (~given.any(1)).mean()
     tolerance = 4 * 0.5 / np.sqrt(count)
     assert abs(both - (1 - p) * (1 - q) ** 2) < tolerance
@@ -46,7 +46,7 @@ def test_drop_probabilities_are_those_asked_for():
 def test_drop_never_gives_what_was_free():
     condition = ask(jnp.array([jnp.nan, 0.5]))
     keys = jax.random.split(jax.random.key(0), 64)
-    given = jax.vmap(lambda key: drop(key, condition, everything=0.1, each=0.1))(keys).given
+    given = jax.jit(jax.vmap(lambda key: drop(key, condition, everything=0.1, each=0.1)))(keys).given
     assert not given[:, 0].any() and given[:, 1].any()
 
 
@@ -57,23 +57,35 @@ def test_fourier_features_by_hand():
     np.testing.assert_allclose(features, expected, atol=1e-6)
 
 
+def test_joint_features_are_waves_of_bounded_length():
+    """At the origin sines are 0 and cosines 1; the phases' slopes are 2 pi over wavelengths of 2 to 2^(2 - octaves)."""
+    octaves, count = 5, 16
+    at_origin = np.asarray(joint_features(jnp.zeros(2), octaves, count))
+    np.testing.assert_array_equal(at_origin, [0.0] * count + [1.0] * count)
+    slopes = np.asarray(jax.jacobian(lambda values: joint_features(values, octaves, count)[:count])(jnp.zeros(2)))
+    lengths = 2 * np.pi / np.linalg.norm(slopes, axis=1)
+    assert lengths.max() <= 2.0 + 1e-4 and lengths.min() >= 2.0 ** (2 - octaves) - 1e-4
+    assert (np.abs(slopes).min(1) > 0).sum() > count // 2  # they look across the axes, not only along them
+
+
 @pytest.fixture(scope="module")
 def embedding():
-    module = ConditionEmbedding(8, 3)
-    return lambda condition: module.apply(module.init(jax.random.key(0), nothing(2)), condition)
+    module = ConditionEmbedding(8, 3, 4)
+    variables = jax.jit(module.init)(jax.random.key(0), nothing(2))
+    return jax.jit(lambda condition: module.apply(variables, condition))
 
 
 def test_free_slot_has_no_influence(embedding):
     given = jnp.array([1.0, 0.0])
     one, other = Condition(jnp.array([0.4, 0.1]), given), Condition(jnp.array([0.4, 0.9]), given)
     np.testing.assert_array_equal(embedding(one), embedding(other))
-    gradient = jax.grad(lambda m: embedding(Condition(m, given)).sum())(jnp.array([0.4, 0.9]))
+    gradient = jax.jit(jax.grad(lambda m: embedding(Condition(m, given)).sum()))(jnp.array([0.4, 0.9]))
     assert gradient[0] != 0.0 and gradient[1] == 0.0
 
 
 def test_null_token_differs_from_any_value(embedding):
     free = embedding(ask(jnp.array([0.4, jnp.nan])))
-    values = jax.vmap(lambda m: embedding(ask(jnp.array([0.4, 0.0]).at[1].set(m))))(jnp.linspace(0, 1, 21))
+    values = jax.vmap(lambda m: embedding(ask(jnp.stack([jnp.asarray(0.4), m]))))(jnp.linspace(0, 1, 21))
     assert jnp.abs(values - free).max(1).min() > 1e-3
 
 
