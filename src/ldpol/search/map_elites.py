@@ -1,7 +1,8 @@
 """MAP-Elites with QDax: iso+line variation, one jitted program an iteration.
 
-A score is a noisy draw and a cell keeps the luckiest. What is done about it is measured in `benchmarks/noise.py`:
-candidates that would enter a cell are played again and enter with the mean of all their episodes.
+A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it, and `benchmarks/noise.py` measures
+them on archives played again: search under a deterministic reset (the default), or let candidates that would enter a
+cell play again and enter with the mean of all their episodes (`verify`).
 """
 
 import dataclasses

@@ -1,0 +1,78 @@
+"""Gather the evaluations of several seeds: means with 95 % intervals, as JSON and as the table of the README.
+
+python benchmarks/seeds.py runs/demo runs/seed1 runs/seed2 --out results/demo-walker2d.json
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from ldpol import storage
+
+COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "js_divergence")
+ROWS = {
+    "generated": (),
+    "on trained elites": ("trained",),
+    "on held-out elites": ("held_out",),
+    "in the held-out box": ("held_out_box",),
+    "original, played again (ceiling)": ("ceiling",),
+}
+SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
+
+
+def interval(values: list[float]) -> dict[str, float]:
+    """Mean and 95 % interval of the mean (Student's t)."""
+    data = np.asarray(values, float)
+    half = 0.0
+    if len(data) > 1:
+        half = float(student.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+    return {"mean": float(data.mean()), "low": float(data.mean() - half), "high": float(data.mean() + half)}
+
+
+def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return every row and column as an interval over the runs."""
+    table = {}
+    for title, path in ROWS.items():
+        sections = [run[path[0]] if path else run for run in runs]
+        table[title] = {name: interval([section[name] for section in sections]) for name in COLUMNS if all(sections)}
+    single = {name: interval([run[name] for run in runs]) for name in SINGLE}
+    return {"rows": table, "single": single}
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Return the table for a README."""
+    names = ("reward", "coverage", "QD score", "MEM", "success", "JS")
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for title, row in summary["rows"].items():
+        cells = [f"{v['mean']:.3f} ± {v['high'] - v['mean']:.3f}" for v in row.values()]
+        lines.append(f"| {title} | " + " | ".join(cells or ["–"] * len(names)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="work directories that the evaluate stage has finished")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    runs = [storage.read_json(run / "eval" / "metrics.json") for run in options.runs]
+    stages = [
+        {stage: storage.read_json(run / stage / "metrics.json")["seconds"] for stage in ("archive", "train", "eval")}
+        for run in options.runs
+    ]
+    summary = gather(runs)
+    rows = [
+        {name: value for name, value in run.items() if name not in ("config", "versions", "machine", "commit")}
+        for run in runs
+    ]
+    about = {name: runs[0][name] for name in ("config", "versions", "machine", "commit")}
+    storage.write_json(options.out, summary | {"runs": rows, "stage_seconds": stages} | about)
+    print(markdown(summary))
+    for name, value in summary["single"].items():
+        print(f"{name}: {value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})")
+
+
+if __name__ == "__main__":
+    main()
