@@ -23,6 +23,8 @@ from ldpol.policy import PolicyShape
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""What `jax.export` lowers for; it takes other names without a word and writes what no machine can run."""
 
 
 @struct.dataclass
@@ -169,6 +171,8 @@ class PolicyGenerator:
         Raises:
           ValueError: if a platform is unknown to jax.
         """
+        if not platforms or set(platforms) - set(PLATFORMS):
+            raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
         batch = jax_export.symbolic_shape("b")[0]
         low, high = jnp.asarray(self.grid.low), jnp.asarray(self.grid.high)
 

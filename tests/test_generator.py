@@ -1,0 +1,252 @@
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ldpol
+from ldpol import storage
+from ldpol.archive import Grid
+from ldpol.generator import PolicyGenerator
+from ldpol.model.autoencoder import AutoencoderConfig, Decoder
+from ldpol.model.condition import nothing
+from ldpol.model.unet import DenoiserConfig, make_network
+from ldpol.policy import PolicyShape
+
+SHAPE = PolicyShape(5, 2, (6,))
+AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, hidden=8, octaves=2)
+NETWORK = DenoiserConfig(channels=(4,), embedding=8, octaves=2)
+WANTED = jnp.array([-0.5, 3.0])
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """A generator with random weights everywhere: nothing is masked by an initial zero."""
+    latent, none = jnp.zeros(AUTOENCODER.latent), nothing(2)
+    decoder = jax.jit(Decoder(SHAPE, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
+    network = make_network(NETWORK, AUTOENCODER.latent)
+    denoiser = jax.jit(network.init)(jax.random.key(1), latent, jnp.zeros(()), none)["params"]
+    leaves, structure = jax.tree.flatten((decoder, denoiser))
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    shaken = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    decoder, denoiser = jax.tree.unflatten(structure, shaken)
+    return PolicyGenerator(
+        decoder=decoder,
+        denoiser=denoiser,
+        latent_mean=jnp.full(AUTOENCODER.latent, 0.1),
+        latent_scale=jnp.asarray(1.5),
+        shape=SHAPE,
+        autoencoder=AUTOENCODER,
+        network=NETWORK,
+        schedule="flow",
+        parametrisation="flow",
+        grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0)),
+        measure_names=("left", "right"),
+        task="toy",
+        settings=(("backend", "none"), ("episode_length", 7)),
+        steps=3,
+    )
+
+
+@jax.jit
+def draw(model, key, wanted=None):
+    return model.sample(key, wanted)
+
+
+@jax.jit
+def draw_latent(model, key, condition, guidance=1.0):
+    return model.sample_latent(key, condition, guidance=guidance)
+
+
+def vector(tree):
+    return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def test_sample_has_the_policys_shape_and_acts(generator):
+    policy = draw(generator, jax.random.key(0), WANTED)
+    assert jax.tree.map(jnp.shape, policy) == jax.tree.map(jnp.shape, SHAPE.abstract())
+    observation = jnp.arange(5.0)
+    action = generator.apply(policy, observation)
+    p = jax.tree.map(np.asarray, policy)["params"]
+    hidden = np.tanh(np.arange(5.0) @ p["Dense_0"]["kernel"] + p["Dense_0"]["bias"])
+    expected = np.clip(hidden @ p["Dense_1"]["kernel"] + p["Dense_1"]["bias"], -1, 1)
+    np.testing.assert_allclose(action, expected, atol=1e-5)
+
+
+def test_same_key_same_policy(generator):
+    one, again, other = (vector(draw(generator, jax.random.key(k), WANTED)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-2
+
+
+def test_jit_is_eager_and_the_generator_is_a_pytree(generator):
+    eager = generator.sample(jax.random.key(0), WANTED)
+    jitted = draw(generator, jax.random.key(0), WANTED)
+    np.testing.assert_allclose(vector(jitted), vector(eager), atol=1e-4)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, generator)
+    assert isinstance(doubled, PolicyGenerator) and doubled.grid == generator.grid
+    np.testing.assert_array_equal(doubled.latent_scale, 3.0)
+
+
+def test_vmap_is_a_loop(generator):
+    keys = jax.random.split(jax.random.key(0), 3)
+    wanted = jnp.array([[-0.5, 3.0], [jnp.nan, 2.5], [jnp.nan, jnp.nan]])
+    batch = jax.jit(jax.vmap(generator.sample))(keys, wanted)
+    for i in range(3):
+        one = vector(jax.tree.map(lambda leaf: leaf[i], batch))  # noqa: B023
+        np.testing.assert_allclose(one, vector(draw(generator, keys[i], wanted[i])), atol=1e-4)
+
+
+def test_gradients(generator):
+    @jax.jit
+    def norm(wanted, guidance):
+        return sum(
+            (leaf**2).sum() for leaf in jax.tree.leaves(generator.sample(jax.random.key(0), wanted, guidance=guidance))
+        )
+
+    by_measures, by_guidance = jax.jit(jax.grad(norm, (0, 1)))(WANTED, 1.5)
+    assert np.isfinite(by_measures).all() and np.abs(by_measures).min() > 0
+    step = 1e-2
+    difference = (norm(WANTED, 1.5 + step) - norm(WANTED, 1.5 - step)) / (2 * step)
+    np.testing.assert_allclose(by_guidance, difference, rtol=0.05, atol=1e-3)
+
+
+def test_all_nan_is_none_and_guidance_zero_ignores_the_condition(generator):
+    key = jax.random.key(0)
+    free = vector(draw(generator, key))
+    np.testing.assert_allclose(vector(draw(generator, key, jnp.full(2, jnp.nan))), free, atol=1e-5)
+    none = nothing(2)
+    wanted = generator.condition(WANTED)
+    unguided = draw_latent(generator, key, wanted, 0.0)
+    np.testing.assert_allclose(unguided, draw_latent(generator, key, none), atol=1e-5)
+    assert np.abs(draw_latent(generator, key, wanted) - unguided).max() > 1e-3
+
+
+def test_measures_are_scaled_by_the_grid(generator):
+    condition = generator.condition(jnp.array([0.0, 2.5]))
+    np.testing.assert_allclose(condition.measures, [0.5, 0.25])
+    one_free = generator.condition(jnp.array([jnp.nan, 4.0]))
+    np.testing.assert_array_equal(one_free.given, [0.0, 1.0])
+    np.testing.assert_array_equal(one_free.measures, [0.0, 1.0])
+
+
+@pytest.mark.parametrize("wanted", [jnp.zeros(3), jnp.zeros((4, 2)), 0.5])
+def test_measures_of_another_shape(generator, wanted):
+    with pytest.raises(ValueError, match=r"expected 2 measures \(left, right\)"):
+        generator.sample(jax.random.key(0), wanted)
+
+
+def test_measures_outside_their_bounds(generator):
+    with pytest.raises(ValueError, match=r"right = 4.5 \(allowed 2 to 4\)"):
+        generator.sample(jax.random.key(0), jnp.array([0.0, 4.5]))
+    with pytest.raises(ValueError, match=r"left = -2 .*; right = 0 "):
+        generator.sample(jax.random.key(0), jnp.array([-2.0, 0.0]))
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"method": "rk4"}])
+def test_settings_of_the_sampler_are_checked(generator, change):
+    with pytest.raises(ValueError, match="ddim or heun"):
+        generator.sample(jax.random.key(0), WANTED, **change)
+
+
+def test_size_counts_every_number(generator):
+    by_hand = vector((generator.decoder, generator.denoiser)).size + 4 + 1  # latent mean and scale
+    assert generator.size == by_hand
+    assert generator.nbytes == 4 * by_hand
+
+
+def test_save_and_load(generator, tmp_path):
+    generator.save(tmp_path / "model")
+    loaded = ldpol.load(tmp_path / "model")
+    assert jax.tree.structure(loaded) == jax.tree.structure(generator)  # holds all static fields too
+    key = jax.random.key(5)
+    np.testing.assert_array_equal(vector(draw(loaded, key, WANTED)), vector(draw(generator, key, WANTED)))
+
+
+def test_nothing_to_load(tmp_path):
+    with pytest.raises(FileNotFoundError, match="generator"):
+        ldpol.load(tmp_path / "none")
+
+
+def test_loading_something_else(tmp_path):
+    storage.save(tmp_path / "other", {"x": np.zeros(3)}, kind="archive")
+    with pytest.raises(ValueError, match="archive.*expected a generator"):
+        ldpol.load(tmp_path / "other")
+
+
+def test_loading_a_generator_that_lacks_a_setting(generator, tmp_path):
+    generator.save(tmp_path / "model")
+    arrays, about = storage.load(tmp_path / "model", kind="generator")
+    del about["schedule"]
+    storage.save(tmp_path / "model", arrays, kind="generator", about=about)
+    with pytest.raises(ValueError, match="lacks or has unknown settings.*schedule"):
+        ldpol.load(tmp_path / "model")
+
+
+def test_loading_a_damaged_file(generator, tmp_path):
+    generator.save(tmp_path / "model")
+    victim = max((f for f in (tmp_path / "model" / "arrays").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="damaged"):
+        ldpol.load(tmp_path / "model")
+
+
+STRANGER = textwrap.dedent(
+    """
+    import sys
+
+    class Without:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("ldpol", "flax", "orbax", "brax", "qdax"):
+                raise ModuleNotFoundError(f"{name} is blocked")
+
+    sys.meta_path.insert(0, Without())
+    try:
+        import ldpol
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise SystemExit("ldpol could be imported")
+
+    import jax
+    import jax.export
+    import numpy as np
+
+    path, out = sys.argv[1:]
+    call = jax.export.deserialize(bytearray(open(path, "rb").read())).call
+    for count in (1, 5):
+        keys = jax.random.key_data(jax.random.split(jax.random.key(7), count))
+        measures = np.tile(np.array([[-0.5, 3.0]], np.float32), (count, 1))
+        measures[count // 2, 0] = np.nan
+        policies = call(keys, measures)
+        np.savez(f"{out}/{count}.npz", *jax.tree.leaves(policies))
+    """
+)
+
+
+def test_exported_artifact_runs_without_ldpol(generator, tmp_path):
+    path = tmp_path / "walker.jaxexport"
+    generator.export(path)  # for CPU and CUDA, whatever this machine has
+    assert set(jax.export.deserialize(bytearray(path.read_bytes())).platforms) == {"cpu", "cuda"}
+    command = [sys.executable, "-I", "-c", STRANGER, str(path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for count in (1, 5):
+        keys = jax.random.split(jax.random.key(7), count)
+        measures = jnp.tile(WANTED, (count, 1)).at[count // 2, 0].set(jnp.nan)
+        expected = jax.jit(jax.vmap(generator.sample))(keys, measures)
+        with np.load(tmp_path / f"{count}.npz") as found:
+            assert len(found.files) == len(jax.tree.leaves(expected))
+            for name, leaf in zip(found.files, jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(found[name], leaf, atol=1e-4)
+
+
+def test_export_to_an_unknown_platform(generator, tmp_path):
+    with pytest.raises(ValueError, match="abacus"):
+        generator.export(tmp_path / "x", platforms=("abacus",))
+    assert not (tmp_path / "x").exists()
