@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from common import Program, build, finish, measure, parser, say, start, table
 from jax.sharding import Mesh
 
-from ldpol.experiments import defaults, settings
+from ldpol.experiments import defaults, session, settings
 from ldpol.model import autoencoder, training, unet
 from ldpol.model.condition import ask
 from ldpol.model.training import Dataset, OptimiserConfig, TrainState
@@ -146,7 +146,11 @@ def main() -> None:
     train = config.train
     count, steps, rounds, batch, repeats = (200, 5, 3, 64, 1) if args.quick else (1500, 100, 30, 512, 3)
     meshes = {"1 device": policy_mesh(jax.devices()[:1]), f"{len(jax.devices())} devices": policy_mesh()}
-    most = list(meshes)[-1]
+    names = {mesh.size: where for where, mesh in meshes.items()}
+    most, usual = (
+        names[len(jax.devices())],
+        names[session.training_mesh().size],
+    )  # `usual`: what the stage `train` takes
     data = random_archive(train, count, jax.random.key(0))
     say(f"{count} policies, {data.states.shape[1]} states each; principal directions")
     architecture = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
@@ -159,13 +163,13 @@ def main() -> None:
         loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps)
         loops[f"denoiser mlp, {where}"] = denoiser_loop(train, data, mesh, steps, network="mlp")
     with mock.patch.object(unet, "Convolution", GeneralConvolution):
-        general = denoiser_loop(train, data, meshes[most], max(steps // 10, 1))
+        general = denoiser_loop(train, data, meshes[usual], max(steps // 10, 1))
     say("running them")
     found = times(loops, repeats)
     # Fewer steps of the slow one.
     slow = times({"general": general}, 1)["general"]
     rates = {name: steps / row["best"] for name, row in found.items()}
-    with_general = f"denoiser unet with nn.Conv, {most}"
+    with_general = f"denoiser unet with nn.Conv, {usual}"
     rates[with_general] = max(steps // 10, 1) / slow["best"]
     found[with_general] = slow
     table(
@@ -196,8 +200,8 @@ def main() -> None:
             what: rates[f"{what}, {most}"] / rates[f"{what}, 1 device"]
             for what in ("autoencoder", "denoiser unet", "denoiser mlp")
         },
-        "unet_over_mlp": rates[f"denoiser unet, {most}"] / rates[f"denoiser mlp, {most}"],
-        "matrix_product_over_nn_conv_in_the_unet": rates[f"denoiser unet, {most}"] / rates[with_general],
+        "unet_over_mlp": rates[f"denoiser unet, {usual}"] / rates[f"denoiser mlp, {usual}"],
+        "matrix_product_over_nn_conv_in_the_unet": rates[f"denoiser unet, {usual}"] / rates[with_general],
         "convolution_over_matrix_product_seconds": over,
     }
     say(
