@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_generator import generator  # noqa: F401
+from toy import make_toy
+
+from ldpol.archive import Grid
+from ldpol.evaluation.metrics import compare, distances, js_divergence, summarise
+from ldpol.evaluation.reconstruction import score_generated, score_policies
+from ldpol.rollout import RolloutConfig, rollout
+from ldpol.types import Score
+
+GRID = Grid((2, 2), (0.0, 0.0), (1.0, 1.0))
+CORNERS = jnp.array([[0.1, 0.1], [0.1, 0.9], [0.9, 0.1], [0.9, 0.9]])
+
+
+def score(fitness, measures):
+    fitness = np.asarray(fitness, np.float32)
+    return Score(fitness, np.asarray(measures, np.float32), np.ones_like(fitness))
+
+
+def test_distances_by_hand():
+    found = distances(jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(found, [5.0, 0.0])
+
+
+def test_divergence_of_the_same_sample_is_zero():
+    assert js_divergence(GRID, CORNERS, CORNERS) == 0.0
+    assert js_divergence(GRID, CORNERS, jnp.tile(CORNERS, (3, 1))) == 0.0  # sizes may differ
+
+
+def test_divergence_of_disjoint_samples_is_one():
+    assert js_divergence(GRID, CORNERS[:2], CORNERS[2:]) == pytest.approx(1.0)
+
+
+def test_divergence_by_hand_and_symmetric():
+    """p = (1/2, 1/2), q = (1, 0): m = (3/4, 1/4); JS = (KL(p|m) + KL(q|m)) / 2 in bits."""
+    p, q = CORNERS[:2], CORNERS[:1]
+    from_p = 0.5 * np.log2(0.5 / 0.75) + 0.5 * np.log2(0.5 / 0.25)
+    from_q = np.log2(1 / 0.75)
+    assert js_divergence(GRID, p, q) == pytest.approx((from_p + from_q) / 2)
+    assert js_divergence(GRID, q, p) == pytest.approx(js_divergence(GRID, p, q))
+
+
+def test_divergence_merges_a_fine_grid_to_ten_bins():
+    fine = Grid((100, 1), (0.0, 0.0), (1.0, 1.0))
+    one, other = jnp.array([[0.01, 0.5]]), jnp.array([[0.08, 0.5]])
+    assert js_divergence(fine, one, other) == 0.0
+    assert js_divergence(fine, one, jnp.array([[0.11, 0.5]])) == pytest.approx(1.0)
+
+
+def test_summary_by_hand():
+    """Two policies share a cell, of which the better counts."""
+    scores = score([1.0, 5.0, -2.0], [[0.1, 0.1], [0.2, 0.2], [0.9, 0.9]])
+    assert summarise(GRID, scores, 3.0) == {
+        "cells": 2.0,
+        "coverage": 0.5,
+        "qd_score": 5.0 - 2.0 + 2 * 3.0,
+        "best": 5.0,
+        "mean": 1.5,
+    }
+
+
+def test_comparison_by_hand():
+    reference = score([1.0, 2.0, 3.0, 4.0], CORNERS)
+    # One lands exactly, one within the cell's diagonal (0.707), two in the first corner.
+    achieved = [[0.1, 0.1], [0.1, 0.7], [0.1, 0.1], [0.1, 0.1]]
+    found = compare(GRID, reference, score([1.0, 1.0, 4.0, 2.0], achieved), offset=1.0)
+    far = np.hypot(0.8, 0.8)
+    assert found["reward_ratio"] == pytest.approx(8 / 10)
+    assert found["coverage_ratio"] == pytest.approx(2 / 4)
+    assert found["qd_ratio"] == pytest.approx((4 + 1 + 2 * 1) / (10 + 4 * 1))
+    assert found["mem"] == pytest.approx((0.0 + 0.2 + 0.8 + far) / 4, rel=1e-5)
+    assert found["success_rate"] == pytest.approx(2 / 4)
+    half, third = 0.25, 0.75  # p uniform over four cells, q = (3/4, 1/4) over two of them
+    m = [(half + third) / 2, half, half / 2, half / 2]
+    from_p = sum(half * np.log2(half / x) for x in m)
+    from_q = third * np.log2(third / m[0]) + 0.25 * np.log2(0.25 / m[1])
+    assert found["js_divergence"] == pytest.approx((from_p + from_q) / 2)
+    assert found["best_reward"] == 4.0 and found["policies"] == 4
+
+
+def test_comparison_with_itself_is_perfect():
+    reference = score([1.0, 2.0, 3.0, 4.0], CORNERS)
+    found = compare(GRID, reference, reference, offset=0.0)
+    assert [found[k] for k in ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate")] == [1.0] * 4
+    assert found["mem"] == found["js_divergence"] == 0.0
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["one device", "two devices"])
+def test_generated_scores_are_sampled_policies_played(generator, mesh, spread):  # noqa: F811
+    """What the program returns is what sampling and playing episode by episode gives."""
+    task, episodes = make_toy(episode_length=5, noise=0.2, width=9.0), 3
+    act = lambda params, seen: generator.apply(params, jnp.concatenate([seen, seen[:2]]))  # noqa: E731
+    keys = jax.random.split(jax.random.key(0), 4)
+    wanted = jnp.array([[-0.5, 3.0], [0.5, jnp.nan], [jnp.nan, jnp.nan], [0.9, 2.1]])
+    pairs = jax.vmap(jax.random.split)(keys)
+    policies = jax.jit(jax.vmap(generator.sample))(pairs[:, 0], wanted)
+
+    play = jax.jit(lambda policy, key: rollout(task, act, policy, key))
+
+    def by_hand(i):
+        policy = jax.tree.map(lambda leaf: leaf[i], policies)
+        return [play(policy, jax.random.fold_in(pairs[i, 1], e)) for e in range(episodes)]
+
+    class Acting:
+        sample, apply = staticmethod(generator.sample), staticmethod(act)
+
+    arguments = {"episodes": episodes, "config": RolloutConfig(lanes=4, block=2), "mesh": mesh if spread else None}
+    found = jax.jit(lambda w, k: score_generated(Acting, task, w, k, **arguments))(wanted, keys)
+    given = jax.jit(lambda p, k: score_policies(task, act, p, k, **arguments))(policies, keys)
+    for i in range(4):
+        played = by_hand(i)
+        for scores in (found, given):
+            np.testing.assert_allclose(scores.fitness[i], np.mean([s.fitness for s in played]), atol=1e-4)
+            np.testing.assert_allclose(scores.measures[i], np.mean([s.measures for s in played], 0), atol=1e-5)
