@@ -119,11 +119,13 @@ def _paper(config: Config) -> None:
     config.train.autoencoder.architecture.update(
         latent=(4, 4, 4), head="matrix", hidden=16, octaves=0, encoder="convolution"
     )
-    config.train.autoencoder.loss.update(kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0)
+    config.train.autoencoder.loss.update(
+        kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0, noise=0.0
+    )
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
     config.train.denoiser.architecture.update(channels=(64, 128, 256), embedding=256)
-    config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32)
+    config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0)
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100

@@ -48,6 +48,8 @@ class AutoencoderLoss(NamedTuple):
       policies: policies a step.
       states: states a policy and step.
       drop_all, drop_each: probabilities of leaving all measures, or each, free in the decoder's condition.
+      noise: standard deviation of noise on the measures the decoder sees, scaled to [0, 1]. Labels are means over a few
+        episodes, and what is asked for later is never exactly a label.
     """
 
     kind: Literal["behaviour", "parameters"] = "behaviour"
@@ -57,6 +59,7 @@ class AutoencoderLoss(NamedTuple):
     states: int = 32
     drop_all: float = 0.05
     drop_each: float = 0.05
+    noise: float = 0.03
 
 
 class DiffusionLoss(NamedTuple):
@@ -75,7 +78,7 @@ class DiffusionLoss(NamedTuple):
     batch: int = 512
     drop_all: float = 0.05
     drop_each: float = 0.05
-    noise: float = 0.0
+    noise: float = 0.02
 
 
 @struct.dataclass
@@ -208,12 +211,13 @@ def autoencoder_loss(
             "the autoencoder's loss must be behaviour, or parameters with head matrix; "
             f"found {loss.kind!r} with head {config.head!r}"
         )
-    noise_key, drop_key = jax.random.split(key)
+    noise_key, label_key, drop_key = jax.random.split(key, 3)
     variables = {"params": params["encoder"], "projection": projection}
     moments: Any = Encoder(shape, config).apply(variables, policy)
     mean, log_variance = moments
     latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
-    condition = drop(drop_key, ask(measures), everything=loss.drop_all, each=loss.drop_each)
+    seen = measures + loss.noise * jax.random.normal(label_key, measures.shape)
+    condition = drop(drop_key, ask(seen), everything=loss.drop_all, each=loss.drop_each)
     decoder = params["decoder"]
     if loss.kind == "parameters":
         # The mean and std that standardise are statistics, not weights.

@@ -27,7 +27,7 @@ class DenoiserConfig(NamedTuple):
     network: Literal["unet", "mlp"] = "unet"
     channels: tuple[int, ...] = (16, 32)
     embedding: int = 128
-    octaves: int = 6
+    octaves: int = 5
     joint: int = 64
     hidden: int = 64
     layers: int = 3

@@ -1,8 +1,8 @@
 """MAP-Elites with QDax: iso+line variation, one jitted program an iteration.
 
-A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it, and `benchmarks/noise.py` measures
-them on archives played again: search under a deterministic reset (the default), or let candidates that would enter a
-cell play again and enter with the mean of all their episodes (`verify`).
+A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it, and `benchmarks/noise.py`
+measures them on archives played again: search under a deterministic reset (the default), or let candidates that would
+enter a cell play again and enter with the mean of all their episodes (`verify`).
 """
 
 import dataclasses
