@@ -23,13 +23,19 @@ ROWS = {
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
 
 
-def interval(values: list[float]) -> dict[str, float]:
-    """Mean and 95 % interval of the mean (Student's t)."""
+def interval(values: list[float]) -> dict[str, float | None]:
+    """Mean and 95 % interval of the mean (Student's t); a single value has none."""
     data = np.asarray(values, float)
-    half = 0.0
-    if len(data) > 1:
-        half = float(student.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+    if len(data) < 2:
+        return {"mean": float(data.mean()), "low": None, "high": None}
+    half = float(student.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
     return {"mean": float(data.mean()), "low": float(data.mean() - half), "high": float(data.mean() + half)}
+
+
+def show(value: dict[str, float | None]) -> str:
+    """Write an interval as mean ± half its width."""
+    mean, high = value["mean"], value["high"]
+    return f"{mean:.3f}" + ("" if high is None or mean is None else f" ± {high - mean:.3f}")
 
 
 def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -47,7 +53,7 @@ def markdown(summary: dict[str, Any]) -> str:
     names = ("reward", "coverage", "QD score", "MEM", "success", "JS")
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, row in summary["rows"].items():
-        cells = [f"{v['mean']:.3f} ± {v['high'] - v['mean']:.3f}" for v in row.values()]
+        cells = [show(value) for value in row.values()]
         lines.append(f"| {title} | " + " | ".join(cells or ["–"] * len(names)) + " |")
     return "\n".join(lines)
 
@@ -71,7 +77,7 @@ def main() -> None:
     storage.write_json(options.out, summary | {"runs": rows, "stage_seconds": stages} | about)
     print(markdown(summary))
     for name, value in summary["single"].items():
-        print(f"{name}: {value['mean']:.4g} ({value['low']:.4g} to {value['high']:.4g})")
+        print(f"{name}: {show(value)}")
 
 
 if __name__ == "__main__":
