@@ -35,7 +35,7 @@ def mesh(devices):
 
 
 class Walker(NamedTuple):
-    """A short walker2d task with deterministic starts, small random policies, and what they did for 40 steps."""
+    """A short walker2d task with deterministic starts, small random policies, and what they did for 120 steps."""
 
     task: Task
     shape: PolicyShape
@@ -50,7 +50,7 @@ class Walker(NamedTuple):
 
 @pytest.fixture(scope="session")
 def walker() -> Walker:
-    length, count = 40, 4
+    length, count = 120, 4
     task = make_task("walker2d", episode_length=length, reset_noise=0.0)
     endless = make_task("walker2d", episode_length=length, reset_noise=0.0, terminate=False)
     shape = PolicyShape(task.observation_size, task.action_size, (8,))
