@@ -1,0 +1,291 @@
+"""The whole pipeline through the command line, as a user runs it, on real physics; and what happens when it is hurt."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ldpol import storage
+
+# Every test here starts processes that compile physics: minutes on two cores.
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+SMOKE = "experiments/walker2d.py:smoke"
+STAGES = ("archive", "train", "evaluate", "report")
+PROMISED = """reward_ratio coverage_ratio qd_ratio compression_params compression_bytes mem mem_ceiling js_divergence
+    success_rate uniform_coverage_ratio held_out_mem policies policy_params generator_params seconds""".split()
+RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio")
+
+
+def command(stage, workdir, *more, config=SMOKE):
+    return [sys.executable, "-m", "ldpol.experiments", stage, "--config", config, "--workdir", str(workdir), *more]
+
+
+def call(*arguments, **options):
+    """Run one command to its end; the compilation cache of the test session serves it too."""
+    return subprocess.run(command(*arguments, **options), cwd=ROOT, capture_output=True, text=True, timeout=1800)
+
+
+def succeed(*arguments, **options):
+    done = call(*arguments, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def refuse(*arguments, **options):
+    """Expect one clear line on stderr and exit code 2; return it."""
+    done = call(*arguments, **options)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return lines[-1]
+
+
+def kill_when(ready, *arguments):
+    """Start a command, send SIGKILL as soon as `ready()` holds, and check that it was not over before."""
+    with subprocess.Popen(command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while process.poll() is None and not ready():
+                time.sleep(0.002)
+        finally:
+            process.kill()
+        _, stderr = process.communicate()
+    assert process.returncode == -signal.SIGKILL, stderr[-3000:]
+
+
+def about(path):
+    """What a saved folder says of itself, or None while it is not there."""
+    try:
+        return json.loads((path / storage.MANIFEST).read_text())["about"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def same_arrays(one, other, kind):
+    ours, theirs = (storage.load(path, kind=kind)[0] for path in (one, other))
+
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for place, leaf in jax.tree.leaves_with_path(ours):
+        np.testing.assert_array_equal(leaf, _at(theirs, place), err_msg=jax.tree_util.keystr(place))
+
+
+def _at(tree, place):
+    for step in place:
+        tree = tree[step.key]
+    return tree
+
+
+def without_time(metrics):
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "commit")}
+
+
+def copied(run, folder, *parts):
+    for part in parts:
+        shutil.copytree(run / part, folder / part)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One uninterrupted run of all four stages."""
+    workdir = tmp_path_factory.mktemp("pipeline") / "run"
+    for stage in STAGES:
+        succeed(stage, workdir)
+    return workdir
+
+
+def test_metrics_hold_what_was_promised(run):
+    metrics = storage.read_json(run / "eval" / "metrics.json")
+    assert set(PROMISED) <= set(metrics)
+    assert set(RATIOS) <= set(metrics["ceiling"])
+    for name in (*RATIOS, "mem", "mem_ceiling", "compression_params", "compression_bytes", "uniform_coverage_ratio"):
+        assert math.isfinite(metrics[name]), name
+    for name in ("js_divergence", "success_rate"):
+        assert 0 <= metrics[name] <= 1
+    assert metrics["policies"] == len(storage.load(run / "archive" / "elites", kind="archive")[0]["fitness"])
+    generator = storage.load(run / "model", kind="generator")[0]
+
+    numbers = sum(np.asarray(leaf).size for leaf in jax.tree.leaves(generator))
+    assert metrics["generator_params"] == numbers
+    assert metrics["compression_params"] == pytest.approx(metrics["policies"] * metrics["policy_params"] / numbers)
+    assert {"config", "seed", "commit", "versions", "machine"} <= set(metrics)
+
+
+def test_training_used_what_was_not_held_out(run):
+    train = storage.read_json(run / "train" / "metrics.json")
+    total = storage.read_json(run / "eval" / "metrics.json")["policies"]
+    assert train["policies"] + train["held_out"] == total and train["held_out"] > 0
+    data, _ = storage.load(run / "train" / "data", kind="dataset")
+    assert len(data["measures"]) == train["policies"]
+
+
+def test_the_report_is_one_page(run):
+    page = (run / "report.html").read_text()
+    assert "<html" in page and "data:image/" in page
+    assert 'src="http' not in page and "<link" not in page
+
+
+def test_curves_are_kept(run):
+    phases = {row["phase"] for row in storage.read_json(run / "train" / "history.json")}
+    assert phases == {"autoencoder", "diffusion"}
+    assert [row["iteration"] for row in storage.read_json(run / "archive" / "history.json")] == [1, 2, 3, 4]
+    for folder in ("archive", "train"):
+        assert list((run / folder / "tensorboard").glob("events*"))
+
+
+def test_a_finished_stage_does_nothing_again(run):
+    for stage, files in (("archive", "archive/elites"), ("train", "model")):
+        before = storage.fingerprint(run / files)
+        assert "already done" in succeed(stage, run)
+        assert storage.fingerprint(run / files) == before
+    before = storage.read_json(run / "eval" / "metrics.json")
+    assert succeed("evaluate", run).count("already done") == 4
+    assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
+
+
+def test_the_generator_is_usable(run):
+    import jax.numpy as jnp
+
+    import ldpol
+
+    generator = ldpol.load(run / "model")
+    policy = generator.sample(jax.random.key(0), jnp.array([0.3, 0.8]))
+    action = generator.apply(policy, jnp.zeros(generator.shape.observation_size))
+    assert action.shape == (6,) and jnp.isfinite(action).all()
+
+
+def test_kill_archive(run, tmp_path):
+    checkpoint = tmp_path / "archive" / "checkpoint"
+    kill_when(lambda: about(checkpoint) is not None, "archive", tmp_path)
+    assert not (tmp_path / "archive" / "metrics.json").exists()
+    assert "resuming after iteration" in succeed("archive", tmp_path)
+    same_arrays(tmp_path / "archive" / "elites", run / "archive" / "elites", "archive")
+
+
+def test_kill_train(run, tmp_path):
+    """Killed between autoencoder steps, again when the decoded policies are about to play, and among denoiser steps."""
+    copied(run, tmp_path, "archive")
+
+    def steps(phase):
+        said = about(tmp_path / "train" / phase)
+        return said["history"][-1]["step"] if said else 0
+
+    kill_when(lambda: steps("autoencoder") > 0, "train", tmp_path)
+    assert steps("autoencoder") < 30
+    kill_when(lambda: steps("autoencoder") >= 30, "train", tmp_path)
+    kill_when(lambda: steps("diffusion") > 0, "train", tmp_path)
+    assert not (tmp_path / "train" / "metrics.json").exists()
+    succeed("train", tmp_path)
+    same_arrays(tmp_path / "train" / "data", run / "train" / "data", "dataset")
+    same_arrays(tmp_path / "model", run / "model", "generator")
+
+
+def test_kill_evaluate(run, tmp_path):
+    copied(run, tmp_path, "archive", "train", "model")
+    kill_when(lambda: about(tmp_path / "eval" / "passes" / "reference") is not None, "evaluate", tmp_path)
+    assert not (tmp_path / "eval" / "metrics.json").exists()
+    assert "the archive again: already done" in succeed("evaluate", tmp_path)
+    ours, theirs = (storage.read_json(w / "eval" / "metrics.json") for w in (tmp_path, run))
+    assert without_time(ours) == without_time(theirs)
+
+
+def test_help_needs_no_jax():
+    code = "import runpy, sys; sys.argv = ['x', '--help']\n"
+    code += "try: runpy.run_module('ldpol.experiments', run_name='__main__')\n"
+    code += "except SystemExit as stop: assert stop.code == 0\nassert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for word in (*STAGES, "smoke", "--config.seed=1", "example:"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "the following arguments are required: STAGE, --config, --workdir"),
+        (["tain", "--config", SMOKE, "--workdir", "x"], "invalid choice: 'tain'"),
+        (["train", "--config", SMOKE], "required: --workdir"),
+        (["train", "--config", SMOKE, "--workdir", "x", "--sed=1"], "unrecognized arguments: --sed=1"),
+    ],
+)
+def test_wrong_command_lines(arguments, said, tmp_path):
+    line = [sys.executable, "-m", "ldpol.experiments", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 2 and said in done.stderr
+
+
+def test_show_prints_the_config(tmp_path):
+    done = call("archive", tmp_path / "none", "--show", "--config.seed=11")
+    assert done.returncode == 0 and "seed: 11" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_unknown_key_and_variant(tmp_path):
+    assert "did you mean archive.iterations?" in refuse("archive", tmp_path, "--config.archive.iteration=3")
+    assert "did you mean 'smoke'" in refuse("archive", tmp_path, config="experiments/walker2d.py:smokey")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "report"])
+def test_a_stage_whose_files_are_missing(stage, tmp_path):
+    line = refuse(stage, tmp_path)
+    assert line.startswith(f"{stage}: ") and str(tmp_path) in line
+
+
+def test_evaluate_before_train(run, tmp_path):
+    assert "generator" in refuse("evaluate", copied(run, tmp_path, "archive"))
+
+
+def test_other_settings_in_the_same_folder(run):
+    assert "archive.map_elites.batch: 64 -> 32" in refuse("archive", run, "--config.archive.map_elites.batch=32")
+    assert "seed: 0 -> 1" in refuse("train", run, "--config.seed=1")
+    assert "eval.episodes: 2 -> 3" in refuse("evaluate", run, "--config.eval.episodes=3")
+
+
+def test_archive_of_another_task_or_policy(run, tmp_path):
+    copied(run, tmp_path, "archive")
+    line = refuse("train", tmp_path, config="experiments/hopper.py:smoke")
+    assert "'walker2d'" in line and "'hopper'" in line
+    assert "hidden=(16, 16)" in refuse("train", tmp_path, "--config.policy.hidden=(8,)")
+
+
+def test_archive_changed_since_training(run, tmp_path):
+    copied(run, tmp_path, "archive", "train", "model")
+    arrays, said = storage.load(tmp_path / "archive" / "elites", kind="archive")
+    arrays["fitness"][0] += 1.0
+    storage.save(tmp_path / "archive" / "elites", arrays, kind="archive", about=said)
+    assert "another archive" in refuse("train", tmp_path)
+    assert "another archive" in refuse("evaluate", tmp_path)
+
+
+def largest(folder):
+    return max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("stage", "part"), [("archive", "archive/checkpoint"), ("train", "train/data"), ("evaluate", "model")]
+)
+def test_truncated_checkpoint(run, tmp_path, stage, part):
+    copied(run, tmp_path, "archive", "train", "model")
+    victim = largest(tmp_path / part / "arrays")
+    os.truncate(victim, victim.stat().st_size // 2)
+    line = refuse(stage, tmp_path)
+    assert "damaged" in line and part in line
+
+
+def test_nan_in_the_archive(run, tmp_path):
+    copied(run, tmp_path, "archive")
+    arrays, said = storage.load(tmp_path / "archive" / "elites", kind="archive")
+    arrays["fitness"][3] = np.nan
+    storage.save(tmp_path / "archive" / "elites", arrays, kind="archive", about=said)
+    assert "NaN or infinite fitness in 1 of" in refuse("train", tmp_path)
