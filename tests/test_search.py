@@ -141,28 +141,26 @@ def test_resuming_is_bit_exact(finished, tmp_path):
 
 
 def test_verified_elites_enter_with_the_mean_over_all_episodes():
-    """First 2 episodes without a bonus, then 3 with a bonus of 10 a step: all else equal, 3 / 5 of it enters."""
+    """First 2 episodes without a bonus, then 3 with a bonus of 10 a step: all else equal, 3 / 5 of it enters.
+
+    With all cells empty a candidate gains its fitness, so that the best 8 of the batch are the candidates.
+    """
     task, verify_task = make_toy(), make_toy(bonus=10.0)
     search = make(task, verify_task=verify_task, episodes=2, verify=8, verify_episodes=3)
     state, metrics = jax.jit(search.step)(search.init(), jax.random.key(0))
     elites = from_qdax(state.repertoire, GRID, "toy")
-    assert 1 <= len(elites) <= 8
     plain = jax.jit(partial(evaluate, task, SHAPE.apply))(elites.policies, keys_for(len(elites)))
     expected = plain.fitness[:, 0] + 3 / 5 * 10.0 * plain.length[:, 0]
     np.testing.assert_allclose(elites.fitness, expected, rtol=1e-4)
     np.testing.assert_allclose(elites.measures, plain.measures[:, 0], atol=1e-6)
     assert int(metrics["evaluations"]) == 32 * 2 + 8 * 3
 
-
-def test_only_the_verified_enter_and_they_are_the_best():
-    """With all cells empty the gain is the fitness: the 4 best of the same batch enter, or fewer cells of them."""
-    everyone, _ = jax.jit(make().step)(make().init(), jax.random.key(0))
-    few = make(verify=4, verify_episodes=1)
-    chosen, _ = jax.jit(few.step)(few.init(), jax.random.key(0))
-    everyone, chosen = (from_qdax(state.repertoire, GRID, "toy") for state in (everyone, chosen))
-    assert 1 <= len(chosen) <= 4 < len(everyone)
-    assert set(np.asarray(chosen.fitness).round(3).tolist()) <= set(np.asarray(everyone.fitness).round(3).tolist())
-    assert float(chosen.fitness.max()) == pytest.approx(float(everyone.fitness.max()), rel=1e-5)
+    unverified, _ = jax.jit(make().step)(make().init(), jax.random.key(0))
+    everyone = from_qdax(unverified.repertoire, GRID, "toy")  # the elites of the same batch of random policies
+    assert 1 <= len(elites) <= 8 < len(everyone)
+    found, best = (np.sort(np.asarray(x))[::-1].round(3) for x in (plain.fitness[:, 0], everyone.fitness))
+    assert found[0] == best[0]
+    assert found.min() >= best[7]  # at least as good as the eighth elite: nothing better was passed over
 
 
 def test_verification_lowers_the_luck_of_noisy_elites():
