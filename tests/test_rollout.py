@@ -349,7 +349,7 @@ def test_eight_devices_share_the_work_without_talking(body, tmp_path):
     assert "num_partitions=8" in found["hlo"]
     for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all", "reduce-scatter"):
         assert collective not in found["hlo"]
-    assert len(set(found["lengths"])) > 1
+    assert min(found["lengths"]) > 0
     assert found["gap"]["length"] == 0
     assert found["gap"]["measures"] < 1e-5
     assert found["gap"]["fitness"] < 1e-3
