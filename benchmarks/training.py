@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ldpol.experiments import defaults, session, settings
 from ldpol.model import autoencoder, training, unet
 from ldpol.model.condition import ask
+from ldpol.model.diffusion import LatentBank
 from ldpol.model.training import Dataset, OptimiserConfig, TrainState
 from ldpol.model.unet import Convolution, DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
@@ -52,7 +53,7 @@ def random_archive(train: Any, count: int, key: Key) -> Dataset:
     seen = jax.random.normal(state_key, (count, states, SHAPE.observation_size))
     actions = jax.jit(jax.vmap(SHAPE.apply))(policies, seen)
     measures = jax.random.uniform(measure_key, (count, MEASURES))
-    return Dataset(policies, measures, seen, actions, jnp.asarray(states))
+    return Dataset(policies, measures, jnp.ones(count), seen, actions, jnp.asarray(states))
 
 
 def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, steps: int) -> tuple[Program, tuple]:
@@ -80,15 +81,16 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
     optimiser = settings.build(OptimiserConfig, train.denoiser.optimiser)
     init_key, mean_key = jax.random.split(jax.random.key(0))
     count = data.measures.shape[0]
-    latents = (jax.random.normal(mean_key, (count, *latent)), jnp.full((count, *latent), 0.1))
+    mean = jax.random.normal(mean_key, (count, *latent))
+    bank = LatentBank(mean, jnp.full(latent, 0.1), data.measures, data.weights)
     params = network.init(init_key, jnp.zeros(latent), jnp.zeros(()), ask(data.measures[0]))["params"]
 
-    def loop(state: TrainState, key: Key, *data: Any) -> tuple[TrainState, dict[str, Array]]:
-        step = partial(training.diffusion_step, network, loss, optimiser, mesh, *data)
+    def loop(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
+        step = partial(training.diffusion_step, network, loss, optimiser, mesh, bank)
         return training.scan_steps(step, state, key, steps)
 
     state = training.start(optimiser, params)
-    inputs = jax.device_put((state, jax.random.key(0), latents, data.measures), copied_to(mesh))
+    inputs = jax.device_put((state, jax.random.key(0), bank), copied_to(mesh))
     return build(loop, *inputs, devices=mesh.size), inputs
 
 

@@ -2,9 +2,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from ldpol.model.condition import Condition, ask, nothing
-from ldpol.model.diffusion import diffusion_loss, guide, loss_weight, make_schedule, precondition
+from ldpol.model.diffusion import (
+    LatentBank,
+    add_noise,
+    diffusion_loss,
+    guide,
+    loss_weight,
+    make_schedule,
+    posterior_mean,
+    precondition,
+)
 from ldpol.model.sampler import sample
 
 SCHEDULES = ("linear", "cosine", "flow")
@@ -97,8 +107,51 @@ def test_loss_weight_turns_the_error_of_x0_into_that_of_the_target(name, paramet
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_loss_of_the_perfect_denoiser_is_zero(name):
     clean = jax.random.normal(jax.random.key(0), (4, 4, 1))
-    loss = diffusion_loss(lambda x, t, c: clean, make_schedule(name), "v", clean, nothing(2), jax.random.key(1))
+    noisy, t = jax.random.normal(jax.random.key(1), (4, 4, 1)), jnp.asarray(0.3)
+    loss = diffusion_loss(lambda x, t, c: clean, make_schedule(name), "v", noisy, t, nothing(2), clean)
     assert loss == 0.0
+
+
+def by_quadrature(schedule, bank, spread, x, t, wanted):
+    """E[x_0 | x_t, wanted] by Bayes' rule on a grid of x_0, for latents of one number."""
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    grid = np.linspace(-6, 6, 24001)
+    prior = np.zeros_like(grid)
+    for mean, measures, weight in zip(*map(np.asarray, (bank.mean, bank.measures, bank.weights)), strict=True):
+        asked = [norm.pdf(w, m, spread) for w, m in zip(wanted, measures, strict=True) if not np.isnan(w)]
+        prior += weight * np.prod(asked) * norm.pdf(grid, mean.item(), bank.deviation.item())
+    posterior = prior * norm.pdf(x, alpha * grid, sigma)
+    return (posterior * grid).sum() / posterior.sum()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("wanted", [(0.5, 0.4), (0.55, np.nan), (np.nan, np.nan)])
+@pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
+def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
+    rng = np.random.default_rng(0)
+    bank = LatentBank(
+        mean=jnp.asarray(rng.normal(size=(5, 1, 1, 1)), jnp.float32),
+        deviation=jnp.full((1, 1, 1), 0.15),
+        measures=jnp.asarray(0.5 + 0.1 * rng.normal(size=(5, 2)), jnp.float32),
+        weights=jnp.asarray([1.0, 0.5, 2.0, 1.0, 3.0]),
+    )
+    schedule, level, x = make_schedule(name), jnp.asarray(t), jnp.full((1, 1, 1), 0.3)
+    found = posterior_mean(schedule, bank, 0.1, x, level, ask(jnp.asarray(wanted)))
+    np.testing.assert_allclose(found.item(), by_quadrature(schedule, bank, 0.1, 0.3, level, wanted), atol=2e-3)
+
+
+def test_posterior_mean_is_the_average_of_the_samples_it_stands_for():
+    """Among draws that look alike, the average clean latent is the target: checked by sorting many draws into bins."""
+    schedule, level, spread = make_schedule("flow"), jnp.asarray(0.5), 0.05
+    mean = jnp.asarray([-1.0, 0.2, 1.1]).reshape(3, 1, 1, 1)
+    bank = LatentBank(mean, jnp.full((1, 1, 1), 0.1), jnp.full((3, 1), 0.5), jnp.ones(3))
+    rng = np.random.default_rng(1)
+    clean = np.asarray(mean).ravel()[rng.integers(3, size=400_000)] + 0.1 * rng.normal(size=400_000)
+    noisy = np.asarray(add_noise(schedule, clean, level, rng.normal(size=clean.shape)))
+    for x in (-0.8, 0.0, 0.7):
+        near = np.abs(noisy - x) < 0.02
+        target = posterior_mean(schedule, bank, spread, jnp.full((1, 1, 1), x), level, ask(jnp.full(1, 0.5)))
+        np.testing.assert_allclose(target.item(), clean[near].mean(), atol=0.03)
 
 
 def test_preconditioning_errors():

@@ -17,7 +17,7 @@ from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6,))
-AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, hidden=8, octaves=2)
+AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
 NETWORK = DenoiserConfig(channels=(4,), embedding=8, octaves=2)
 WANTED = jnp.array([-0.5, 3.0])
 

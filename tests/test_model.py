@@ -1,6 +1,5 @@
 from functools import cache
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +11,13 @@ from ldpol.model.condition import ask, nothing
 from ldpol.model.encoder import split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
 from ldpol.model.training import action_error
-from ldpol.model.unet import Convolution, DenoiserConfig, _group_norm, make_network
+from ldpol.model.unet import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6, 6))
-BASIS = AutoencoderConfig(latent=(2, 2, 1), rank=3, hidden=8, rounds=1, octaves=2, coordinates=4, encoder_hidden=16)
+BASIS = AutoencoderConfig(
+    latent=(2, 2, 1), rank=3, context=16, hidden=8, octaves=2, joint=4, coordinates=4, encoder_hidden=16
+)
 MATRIX = BASIS._replace(head="matrix", encoder="convolution", octaves=0)
 
 
@@ -222,16 +223,10 @@ def test_convolution_that_starts_at_zero():
     assert not module.apply(module.init(jax.random.key(0), x), x).any()
 
 
-class _Norm(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        return _group_norm(x)
-
-
 def test_group_norm_of_one_item():
     """Each of the 8 groups of 2 channels has mean 0 and variance 1 over the whole image, batched or not."""
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (5, 4, 4, 16)) * jnp.arange(1, 17)
-    module = _Norm()
+    module = GroupNorm()
     variables = module.init(jax.random.key(1), x[0])
     batch = jax.jit(jax.vmap(lambda one: module.apply(variables, one)))(x)
     for i in range(5):

@@ -126,7 +126,9 @@ def test_training_used_what_was_not_held_out(run):
     total = storage.read_json(run / "eval" / "metrics.json")["policies"]
     assert train["policies"] + train["held_out"] == total and train["held_out"] > 0
     data, _ = storage.load(run / "train" / "data", kind="dataset")
+    again, _ = storage.load(run / "archive" / "again", kind="scores")
     assert len(data["measures"]) == train["policies"]
+    assert {tuple(row) for row in data["measures"]} < {tuple(row) for row in again["measures"]}  # bounds are [0, 1]
 
 
 def test_the_report_is_one_page(run):
@@ -149,7 +151,7 @@ def test_a_finished_stage_does_nothing_again(run):
         assert "already done" in succeed(stage, run)
         assert storage.fingerprint(run / files) == before
     before = storage.read_json(run / "eval" / "metrics.json")
-    assert succeed("evaluate", run).count("already done") == 4
+    assert succeed("evaluate", run).count("already done") == 5
     assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
 
 
@@ -170,6 +172,7 @@ def test_kill_archive(run, tmp_path):
     assert not (tmp_path / "archive" / "metrics.json").exists()
     assert "resuming after iteration" in succeed("archive", tmp_path)
     same_arrays(tmp_path / "archive" / "elites", run / "archive" / "elites", "archive")
+    same_arrays(tmp_path / "archive" / "again", run / "archive" / "again", "scores")
 
 
 def test_kill_train(run, tmp_path):
@@ -192,9 +195,9 @@ def test_kill_train(run, tmp_path):
 
 def test_kill_evaluate(run, tmp_path):
     copied(run, tmp_path, "archive", "train", "model")
-    kill_when(lambda: about(tmp_path / "eval" / "passes" / "reference") is not None, "evaluate", tmp_path)
+    kill_when(lambda: about(tmp_path / "eval" / "passes" / "ceiling") is not None, "evaluate", tmp_path)
     assert not (tmp_path / "eval" / "metrics.json").exists()
-    assert "the archive again: already done" in succeed("evaluate", tmp_path)
+    assert "the archive a second time: already done" in succeed("evaluate", tmp_path)
     ours, theirs = (storage.read_json(w / "eval" / "metrics.json") for w in (tmp_path, run))
     assert without_time(ours) == without_time(theirs)
 
@@ -273,7 +276,8 @@ def largest(folder):
 
 
 @pytest.mark.parametrize(
-    ("stage", "part"), [("archive", "archive/checkpoint"), ("train", "train/data"), ("evaluate", "model")]
+    ("stage", "part"),
+    [("archive", "archive/checkpoint"), ("train", "train/data"), ("evaluate", "model"), ("evaluate", "archive/again")],
 )
 def test_truncated_checkpoint(run, tmp_path, stage, part):
     copied(run, tmp_path, "archive", "train", "model")

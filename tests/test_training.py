@@ -1,3 +1,4 @@
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -8,15 +9,17 @@ import pytest
 from ldpol.model import autoencoder, training
 from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.condition import ask
-from ldpol.model.diffusion import make_schedule, precondition
+from ldpol.model.diffusion import LatentBank, make_schedule, precondition
 from ldpol.model.sampler import sample
-from ldpol.model.training import AutoencoderLoss, Dataset, DiffusionLoss, OptimiserConfig
+from ldpol.model.training import AutoencoderLoss, Dataset, DiffusionLoss, OptimiserConfig, elite_weights
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import policy_mesh
 
 SHAPE = PolicyShape(3, 2, ())  # linear policies
-CONFIG = AutoencoderConfig(latent=(2, 2, 1), rank=6, hidden=16, octaves=2, coordinates=6, encoder_hidden=32)
+CONFIG = AutoencoderConfig(
+    latent=(2, 2, 1), rank=6, context=16, hidden=16, octaves=2, joint=4, coordinates=6, encoder_hidden=32
+)
 LOSS = AutoencoderLoss(policies=16, states=8)
 
 
@@ -34,7 +37,7 @@ def dataset():
     policies = jax.vmap(SHAPE.unflatten)(jnp.asarray((place - 0.5) @ sheet + 0.1, jnp.float32))
     states = jax.random.normal(jax.random.key(1), (32, 40, 3))
     actions = jax.vmap(SHAPE.apply)(policies, states)
-    return Dataset(policies, jnp.asarray(place, jnp.float32), states, actions, jnp.asarray(40))
+    return Dataset(policies, jnp.asarray(place, jnp.float32), jnp.ones(32), states, actions, jnp.asarray(40))
 
 
 @pytest.fixture(scope="module")
@@ -162,18 +165,18 @@ def test_losses_that_cannot_be(data, kind, config):
         gradient_of(data, kind, config)
 
 
-@pytest.mark.parametrize("parametrisation", ["v", "flow"])
-def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, parametrisation):
+@pytest.mark.parametrize(("parametrisation", "target"), [("v", "posterior"), ("v", "sample"), ("flow", "posterior")])
+def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, parametrisation, target):
     """Latents are +1 where the measure is high and -1 where it is low; unasked, both must appear."""
     sign = jnp.where(jnp.arange(64) % 2 == 0, 1.0, -1.0)
     mean = jnp.broadcast_to(sign[:, None, None, None], (64, 2, 2, 1))
     measures = (0.5 + 0.4 * sign)[:, None]
     network = make_network(DenoiserConfig(network="mlp", embedding=16, hidden=32, layers=1, octaves=2), (2, 2, 1))
-    loss = DiffusionLoss(parametrisation=parametrisation, batch=64, drop_all=0.2, drop_each=0.0)
+    loss = DiffusionLoss(parametrisation=parametrisation, target=target, batch=64, drop_all=0.2, drop_each=0.0)
     optimiser = OptimiserConfig(steps=600, rate=1e-2, warmup=20, ema=0.98)
     params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), ask(measures[0]))["params"]
-    latents = (mean, jnp.full_like(mean, 0.05))
-    step = partial(training.diffusion_step, network, loss, optimiser, one_device, latents, measures)
+    bank = LatentBank(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64))
+    step = partial(training.diffusion_step, network, loss, optimiser, one_device, bank)
     run = jax.jit(partial(training.scan_steps, step), static_argnames="steps")
     state, metrics = run(training.start(optimiser, params), jax.random.key(1), steps=600)
     assert np.isfinite(metrics["loss"])
@@ -191,3 +194,68 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
     assert (high > 0).mean() > 0.95 and (low < 0).mean() > 0.95
     np.testing.assert_allclose([high.mean(), low.mean()], [1.0, -1.0], atol=0.15)
     assert 0.2 < (free > 0).mean() < 0.8
+
+
+@pytest.mark.parametrize("change", [{"target": "mode"}, {"target": "posterior", "noise": 0.0}])
+def test_denoiser_targets_that_cannot_be(one_device, change):
+    bank = LatentBank(jnp.zeros((4, 2, 2, 1)), jnp.ones((2, 2, 1)), jnp.zeros((4, 1)), jnp.ones(4))
+    network = make_network(DenoiserConfig(network="mlp"), (2, 2, 1))
+    with pytest.raises(ValueError, match="sample, or posterior with noise > 0"):
+        training.diffusion_step(
+            network,
+            DiffusionLoss()._replace(**change),
+            OptimiserConfig(steps=1),
+            one_device,
+            bank,
+            training.start(OptimiserConfig(steps=1), {}),
+            jax.random.key(0),
+        )
+
+
+def test_only_weighted_policies_are_drawn(data, one_device):
+    """With all weight on one policy the whole batch is that policy, so its loss is the mean loss."""
+    lone = dataclasses.replace(data, weights=jnp.zeros(32).at[5].set(2.0))
+    rest = jax.tree.map(lambda leaf: leaf.at[jnp.arange(32) != 5].set(jnp.nan), (data.measures, data.actions))
+    spoilt = dataclasses.replace(lone, measures=rest[0], actions=rest[1])
+    run, state = prepare(spoilt, mesh=one_device)
+    _, metrics = run(state, jax.random.key(0), steps=3)
+    assert np.isfinite(metrics["loss"])
+
+
+class TestEliteWeights:
+    def test_two_neighbours_by_hand(self):
+        """At one place z is -1 and 1: weights e^-s and e^s over their mean cosh(s)."""
+        found = elite_weights(np.array([3.0, 7.0]), np.zeros((2, 2)), quality=0.5, balance=0.0, radius=0.1)
+        np.testing.assert_allclose(found, np.exp([-0.5, 0.5]) / np.cosh(0.5), rtol=1e-6)
+
+    def test_neighbours_far_apart_do_not_compete(self):
+        fitness, places = np.array([1.0, 2.0, 100.0, 101.0]), np.array([[0.0], [0.0], [1.0], [1.0]])
+        found = elite_weights(fitness, places, quality=1.0, balance=0.0, radius=0.01)
+        np.testing.assert_allclose(found, np.exp([-1.0, 1.0, -1.0, 1.0]) / np.cosh(1.0), rtol=1e-5)
+
+    def test_equal_or_lonely_elites_and_strength_zero_are_drawn_alike(self):
+        rng = np.random.default_rng(0)
+        np.testing.assert_array_equal(
+            elite_weights(np.full(5, 3.0), rng.random((5, 2)), quality=1.0, balance=0.0, radius=0.1), 1.0
+        )
+        np.testing.assert_array_equal(
+            elite_weights(rng.random(3), np.eye(3), quality=1.0, balance=1.0, radius=0.01), 1.0
+        )
+        np.testing.assert_array_equal(
+            elite_weights(rng.random(300), rng.random((300, 2)), quality=0.0, balance=0.0, radius=0.1), 1.0
+        )
+
+    def test_neither_units_nor_order_matter(self):
+        rng = np.random.default_rng(1)
+        settings = {"quality": 0.7, "balance": 0.5, "radius": 0.1}
+        fitness, places, order = rng.random(300), rng.random((300, 2)), rng.permutation(300)
+        found = elite_weights(fitness, places, **settings)
+        np.testing.assert_allclose(elite_weights(1000.0 * fitness - 50.0, places, **settings), found, rtol=1e-4)
+        np.testing.assert_allclose(elite_weights(fitness[order], places[order], **settings), found[order], rtol=1e-5)
+        assert found.mean() == pytest.approx(1.0, abs=1e-5)
+
+    def test_rare_places_are_learned_as_well_as_common_ones(self):
+        """Three elites at one place weigh as much together as the one at another."""
+        places = np.array([[0.0], [0.0], [0.0], [1.0]])
+        found = elite_weights(np.arange(4.0), places, quality=0.0, balance=1.0, radius=0.05)
+        np.testing.assert_allclose(found, np.array([1, 1, 1, 3]) * 4 / 6, rtol=1e-6)

@@ -7,7 +7,8 @@ import numpy as np
 
 from ldpol import archive as archives
 from ldpol import storage
-from ldpol.experiments import session, settings
+from ldpol.evaluation.metrics import summarise
+from ldpol.experiments import passes, session, settings
 from ldpol.experiments.settings import Config
 from ldpol.rollout import RolloutConfig, policy_mesh
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
@@ -47,6 +48,7 @@ def run(config: Config, workdir: Path) -> None:
         history = about["history"]
         if history[-1]["iteration"] >= total and storage.exists(elites) and (folder / "metrics.json").is_file():
             session.say(f"archive: already done ({history[-1]['cells']} elites in {elites})")
+            passes.reference(config, workdir, archives.load(elites))
             return
         session.say(f"archive: resuming after iteration {history[-1]['iteration']}")
     first = len(history)
@@ -81,6 +83,11 @@ def run(config: Config, workdir: Path) -> None:
     session.say(
         f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, "
         f"best {last['best']:.0f}, {last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
+    )
+    again = summarise(grid, passes.reference(config, workdir, archive), task.fitness_offset)
+    session.say(
+        f"archive: played again, {config.eval.episodes} episodes each: {again['cells']:.0f} cells, "
+        f"QD score {again['qd_score']:.4g}, best {again['best']:.0f}"
     )
 
 

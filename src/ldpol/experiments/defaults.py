@@ -33,18 +33,20 @@ def base(task: str) -> Config:
     config.train = ConfigDict(
         {
             "held_out": {"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)},
+            # How often training draws which elite: see training.elite_weights.
+            "weights": {"quality": 1.0, "balance": 1.0, "radius": 0.03},
             # Each repeat plays `episodes` episodes a policy and keeps `states` observations of each.
             "collect": {"repeats": 3, "episodes": 2, "states": 16, "noise": 0.1},
             "autoencoder": {
                 "architecture": AutoencoderConfig()._asdict(),
                 "loss": AutoencoderLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=22000)._asdict(),
+                "optimiser": OptimiserConfig(steps=30000)._asdict(),
                 "dagger_rounds": 3,
             },
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=9000, ema=0.999)._asdict(),
+                "optimiser": OptimiserConfig(steps=4000, ema=0.999)._asdict(),
             },
             "sampler": {"steps": 5, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,
@@ -85,7 +87,7 @@ def _smoke(config: Config) -> None:
     config.train.collect.update(repeats=1, episodes=2, states=8)
     config.train.autoencoder.optimiser.steps = 60
     config.train.autoencoder.dagger_rounds = 1
-    config.train.autoencoder.architecture.update(rank=4, hidden=16, coordinates=8, encoder_hidden=32)
+    config.train.autoencoder.architecture.update(rank=4, context=32, hidden=16, coordinates=8, encoder_hidden=32)
     config.train.autoencoder.loss.update(policies=16, states=8)
     config.train.denoiser.optimiser.steps = 60
     config.train.denoiser.architecture.update(channels=(8, 16), embedding=16, joint=8)
@@ -102,10 +104,10 @@ def _accelerator(config: Config) -> None:
     config.rollout.device.update(lanes=8192, block=25)
     config.archive.update(cells=100, iterations=600)
     config.archive.map_elites.batch = 16384
-    config.train.autoencoder.architecture.update(rank=48, hidden=128, encoder_hidden=512)
+    config.train.autoencoder.architecture.update(rank=48, context=256, layers=2, hidden=64, encoder_hidden=512)
     config.train.autoencoder.optimiser.steps = 40000
     config.train.autoencoder.loss.update(policies=256, states=64)
-    config.train.denoiser.architecture.update(channels=(32, 64), embedding=128)
+    config.train.denoiser.architecture.update(channels=(32, 64), embedding=128, joint=128)
     config.train.denoiser.optimiser.steps = 40000
     config.train.denoiser.loss.batch = 2048
     config.train.steps_per_call = 500
@@ -115,9 +117,10 @@ def _accelerator(config: Config) -> None:
 def _paper(config: Config) -> None:
     """The published method: parameter MSE, matrix-emitting hypernetwork of width 16, eps-prediction, 100 DDIM steps."""
     config.train.held_out.update(fraction=0.0, low=(), high=())
+    config.train.weights.update(quality=0.0, balance=0.0)
     config.train.collect.update(repeats=1, episodes=2, states=8, noise=0.0)
     config.train.autoencoder.architecture.update(
-        latent=(4, 4, 4), head="matrix", hidden=16, octaves=0, encoder="convolution"
+        latent=(4, 4, 4), head="matrix", context=16, layers=0, hidden=16, octaves=0, encoder="convolution"
     )
     config.train.autoencoder.loss.update(
         kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0, noise=0.0
@@ -126,6 +129,6 @@ def _paper(config: Config) -> None:
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
     config.train.denoiser.architecture.update(channels=(64, 128, 256), embedding=256)
-    config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0)
+    config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100

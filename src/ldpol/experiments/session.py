@@ -27,9 +27,8 @@ from ldpol.tasks import Task, make_task
 
 def start_jax() -> None:
     """Give a CPU machine one device a core and switch the compilation cache on; call before any computation."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # the caller's process already runs JAX: leave its devices alone
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", _cores())
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(Path(".jax_cache").absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -125,6 +124,10 @@ class Timer:
         """Seconds so far."""
         return time.monotonic() - self._origin
 
+    def advance_to(self, seconds: float) -> None:
+        """Count time an earlier process spent, if it spent more than has passed here."""
+        self._origin = min(self._origin, time.monotonic() - seconds)
+
 
 class Scalars:
     """TensorBoard scalars of one stage."""
@@ -156,9 +159,14 @@ def provenance(config: Config) -> dict[str, Any]:
             "processor": _processor(),
             "device": device.device_kind,
             "devices": jax.local_device_count(),
-            "cores": os.cpu_count(),
+            "cores": _cores(),
         },
     }
+
+
+def _cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _commit() -> str:

@@ -12,15 +12,16 @@ import numpy as np
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.archive import Archive
-from ldpol.experiments import session, settings
+from ldpol.experiments import passes, session, settings
 from ldpol.experiments.settings import Config
 from ldpol.generator import PolicyGenerator
 from ldpol.model import autoencoder, training
 from ldpol.model.condition import ask
+from ldpol.model.diffusion import LatentBank
 from ldpol.model.training import Dataset, OptimiserConfig, TrainState
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
-from ldpol.types import Array, Key, Params, PyTree, mean_score
+from ldpol.types import Array, Key, Params, PyTree, Score
 
 SECTIONS = ("seed", "task", "policy", "train")
 
@@ -74,15 +75,17 @@ def run(config: Config, workdir: Path) -> None:
         return
     rows = stage.kind == 0
     trained = archives.take(archive, rows)
+    labels = jax.tree.map(lambda leaf: leaf[rows], passes.reference(config, workdir, archive))
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     collect_key, auto_key, dagger_key, denoiser_key = jax.random.split(key, 4)
-    data = stage.collect(trained, collect_key)
+    data = stage.collect(trained, labels, collect_key)
     params, data = stage.train_autoencoder(trained, data, auto_key, dagger_key)
     mean, deviation = stage.encode(params, trained)
     # The scale of the latents over the whole training set, posterior noise included.
-    centre = mean.mean(0)
-    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + deviation**2))
-    denoiser = stage.train_denoiser(((mean - centre) / scale, deviation / scale), data.measures, denoiser_key)
+    centre, spread = mean.mean(0), jnp.sqrt(jnp.mean(deviation**2, 0))
+    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2))
+    bank = LatentBank((mean - centre) / scale, spread / scale, data.measures, data.weights)
+    denoiser = stage.train_denoiser(bank, denoiser_key)
     generator = PolicyGenerator(
         decoder=params["decoder"],
         denoiser=denoiser,
@@ -170,20 +173,19 @@ class _Stage:
                 f"delete {self.folder} to train again"
             )
 
-    def _rollouts(self, policies: Params, key: Key, title: str) -> tuple[Any, np.ndarray]:
+    def _rollouts(self, policies: Params, key: Key, title: str) -> np.ndarray:
+        """Play N policies and return the observations `[N, S, O]` their episodes kept."""
         count = jax.tree.leaves(policies)[0].shape[0]
         with session.progress(title, count, unit="policy") as bar:
-            scores, (states, _) = over_chunks(
-                self.play, policies, key, size=self.chunk, mesh=self.mesh, done=bar.update
-            )
-        return scores, states.reshape(count, -1, self.task.observation_size)
+            _, (states, _) = over_chunks(self.play, policies, key, size=self.chunk, mesh=self.mesh, done=bar.update)
+        return states.reshape(count, -1, self.task.observation_size)
 
     def _act(self, policies: Params, states: np.ndarray) -> np.ndarray:
         act = jax.jit(jax.vmap(lambda params, seen: self.shape.apply(params, seen)))
         return np.asarray(act(policies, states))
 
-    def collect(self, archive: Archive, key: Key) -> Dataset:
-        """Play the archive's own policies for labels and states, or read what an earlier run collected."""
+    def collect(self, archive: Archive, labels: Score, key: Key) -> Dataset:
+        """Play the archive's own policies for the states they visit, or read what an earlier run collected."""
         collect, path = self.config.collect, self.folder / "data"
         per_round = collect.episodes * collect.states
         total = per_round * (collect.repeats + self.config.autoencoder.dagger_rounds)
@@ -193,18 +195,17 @@ class _Stage:
             self.rounds = about["rounds"]
             return self._dataset(archive, **arrays)
         noise_key, *keys = jax.random.split(key, collect.repeats + 1)
-        scores, states = [], []
+        states = []
         for repeat, one in enumerate(keys):
             title = f"train: rollouts of the archive ({repeat + 1}/{collect.repeats})"
-            score, seen = self._rollouts(archive.policies, one, title)
-            scores.append(score)
-            states.append(seen)
-        score = mean_score(jax.tree.map(lambda *parts: np.concatenate(parts, 1), *scores))
+            states.append(self._rollouts(archive.policies, one, title))
         low, high = np.asarray(archive.grid.low), np.asarray(archive.grid.high)
         seen = np.concatenate(states, 1)
         seen = seen + collect.noise * np.asarray(jax.random.normal(noise_key, seen.shape))
+        measures = ((np.asarray(labels.measures) - low) / (high - low)).astype(np.float32)
         arrays = {
-            "measures": ((score.measures - low) / (high - low)).astype(np.float32),
+            "measures": measures,
+            "weights": training.elite_weights(np.asarray(labels.fitness), measures, **self.config.weights),
             "states": np.zeros((len(archive), total, self.task.observation_size), np.float32),
             "actions": np.zeros((len(archive), total, self.task.action_size), np.float32),
             "filled": np.asarray(seen.shape[1], np.int32),
@@ -252,15 +253,15 @@ class _Stage:
 
     def _dagger(self, archive: Archive, params: PyTree, data: Dataset, key: Key) -> Dataset:
         """Add what decoded policies see, with what their teachers would do there (Ross et al. 2011)."""
-        noise_key, play_key = jax.random.split(key)
+        latent_key, label_key, play_key = jax.random.split(key, 3)
         mean, deviation = self.encode(params, archive)
-        latents = mean + deviation * jax.random.normal(noise_key, mean.shape)
-        students = self.decode(params, latents, data.measures)
-        _, states = self._rollouts(
-            students, play_key, f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
-        )
+        latents = mean + deviation * jax.random.normal(latent_key, mean.shape)
+        noise = self.config.autoencoder.loss.noise * jax.random.normal(label_key, data.measures.shape)
+        students = self.decode(params, latents, data.measures + noise)
+        title = f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
+        states = self._rollouts(students, play_key, title)
         filled = int(data.filled)
-        arrays = {name: np.array(getattr(data, name)) for name in ("measures", "states", "actions")}
+        arrays = {name: np.array(getattr(data, name)) for name in ("measures", "weights", "states", "actions")}
         arrays["states"][:, filled : filled + states.shape[1]] = states
         arrays["actions"][:, filled : filled + states.shape[1]] = self._act(archive.policies, states)
         arrays["filled"] = np.asarray(filled + states.shape[1], np.int32)
@@ -283,20 +284,19 @@ class _Stage:
         one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
         return jax.jit(jax.vmap(one, (None, 0, 0)))(params["decoder"], latents, measures)
 
-    def train_denoiser(self, latents: tuple[Array, Array], measures: Array, key: Key) -> PyTree:
+    def train_denoiser(self, bank: LatentBank, key: Key) -> PyTree:
         """Train the denoiser on all latents; returns its averaged parameters."""
         section = self.config.denoiser
         optimiser = settings.build(OptimiserConfig, section.optimiser)
         loss = settings.build(training.DiffusionLoss, section.loss)
         network = make_network(self.network, self.autoencoder.latent)
         init_key, train_key = jax.random.split(key)
-        one = (jnp.zeros(self.autoencoder.latent), jnp.zeros(()), ask(measures[0]))
+        one = (jnp.zeros(self.autoencoder.latent), jnp.zeros(()), ask(bank.measures[0]))
         state = training.start(optimiser, jax.jit(network.init)(init_key, *one)["params"])
-        inputs = jax.device_put((latents, measures), copied_to(self.trainers))
+        inputs = jax.device_put(bank, copied_to(self.trainers))
 
-        def step(state: TrainState, key: Key, inputs: Any) -> tuple[TrainState, dict[str, Array]]:
-            latents, measures = inputs
-            return training.diffusion_step(network, loss, optimiser, self.trainers, latents, measures, state, key)
+        def step(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
+            return training.diffusion_step(network, loss, optimiser, self.trainers, bank, state, key)
 
         return self._steps("diffusion", step, state, train_key, optimiser.steps, optimiser.steps, {}, inputs).ema
 

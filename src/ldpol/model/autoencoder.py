@@ -10,7 +10,7 @@ import numpy as np
 
 from ldpol.model.condition import Condition
 from ldpol.model.encoder import ConvolutionEncoder, ProjectionEncoder
-from ldpol.model.hypernet import BasisHead, MatrixHead, NodeNetwork
+from ldpol.model.hypernet import BasisHead, Context, MatrixHead, NodeNetwork
 from ldpol.policy import PolicyShape
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -22,6 +22,8 @@ class AutoencoderConfig(NamedTuple):
       latent: `(h, w, c)`.
       head: `basis` (mean + learned basis) or `matrix` (the published one).
       rank: basis vectors a tensor.
+      context: width of what the decoder makes of latent and condition before its nodes.
+      layers: residual layers of that.
       hidden: width of a node of the hypernetwork.
       rounds: rounds of message passing.
       octaves: frequencies of the measures the decoder sees; 0: it sees none.
@@ -34,6 +36,8 @@ class AutoencoderConfig(NamedTuple):
     latent: tuple[int, int, int] = (4, 4, 1)
     head: Literal["basis", "matrix"] = "basis"
     rank: int = 24
+    context: int = 128
+    layers: int = 1
     hidden: int = 32
     rounds: int = 1
     octaves: int = 5
@@ -55,10 +59,10 @@ class Decoder(nn.Module):
         tensors = self.shape.tensors
         flat = latent.reshape(-1)
         config = self.config
-        net = NodeNetwork(tensors, config.hidden, config.rounds, config.octaves, config.joint)
-        nodes = net(flat, condition)
+        context = Context(config.context, config.layers, config.octaves, config.joint)(flat, condition)
+        nodes = NodeNetwork(tensors, config.hidden, config.rounds)(context)
         head = BasisHead(tensors, config.rank) if config.head == "basis" else MatrixHead(tensors)
-        return jax.tree.unflatten(jax.tree.structure(self.shape.abstract()), head(nodes, flat))
+        return jax.tree.unflatten(jax.tree.structure(self.shape.abstract()), head(nodes, context))
 
 
 class Encoder(nn.Module):

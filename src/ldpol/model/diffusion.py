@@ -5,9 +5,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from ldpol.model.condition import Condition, nothing
-from ldpol.types import Array, Key
+from ldpol.types import Array
 
 Denoise = Callable[[Array, Array, Condition], Array]
 """`(x_t [h, w, c], t [], condition) -> estimate of x_0 [h, w, c]`."""
@@ -88,29 +89,78 @@ def loss_weight(schedule: Schedule, parametrisation: Parametrisation, t: Array) 
     return gain**2
 
 
+@struct.dataclass
+class LatentBank:
+    """The latents of N elites: what the diffusion model is a model of.
+
+    Attributes:
+      mean: `[N, h, w, c]` of their posteriors.
+      deviation: `[h, w, c]` root mean square over the elites of the posteriors' standard deviations.
+      measures: `[N, M]` scaled to [0, 1].
+      weights: `[N]` how often each is drawn, relative to the others.
+    """
+
+    mean: Array
+    deviation: Array
+    measures: Array
+    weights: Array
+
+
+def add_noise(schedule: Schedule, latent: Array, t: Array, noise: Array) -> Array:
+    """Return the noisy latent x_t = alpha(t) x_0 + sigma(t) noise."""
+    return schedule.alpha(t) * latent + schedule.sigma(t) * noise
+
+
+def posterior_mean(
+    schedule: Schedule, bank: LatentBank, spread: float, x: Array, t: Array, condition: Condition
+) -> Array:
+    """Return E[x_0 | x_t, condition] over all elites in closed form, `[h, w, c]`: what a perfect denoiser says.
+
+    A clean latent is a draw from the mixture of the elites' Gaussians, its condition the elite's measures with
+    Gaussian noise; given both, the elites' responsibilities and each one's posterior mean are closed forms. As a
+    regression target it has no variance left, where the sample the noise was added to has much (the stable target
+    field of Xu et al. 2023, here with the whole data set as its reference batch, and conditional).
+
+    Args:
+      schedule: the noise schedule.
+      bank: the elites.
+      spread: standard deviation of the noise on the measures.
+      x: `[h, w, c]` the noisy latent.
+      t: `[]` its noise level.
+      condition: what is asked for; a free measure says nothing of the elite.
+    """
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    flat, means, own = x.reshape(-1), bank.mean.reshape(bank.mean.shape[0], -1), bank.deviation.reshape(-1) ** 2
+    variance = sigma**2 + alpha**2 * own
+    # |x - alpha mu|^2 / variance without its constant term, as two products instead of N x L differences.
+    fit = means @ (alpha * flat / variance) - 0.5 * (means**2) @ (alpha**2 / variance)
+    away = ((condition.measures - bank.measures) ** 2) @ condition.given
+    share = jax.nn.softmax(jnp.log(bank.weights) + fit - 0.5 * away / spread**2)
+    centre = share @ means
+    return (centre + alpha * own / variance * (flat - alpha * centre)).reshape(x.shape)
+
+
 def diffusion_loss(
     denoise: Denoise,
     schedule: Schedule,
     parametrisation: Parametrisation,
-    latent: Array,
+    noisy: Array,
+    t: Array,
     condition: Condition,
-    key: Key,
+    target: Array,
 ) -> Array:
-    """Return the denoising loss of one latent `[h, w, c]` at a random noise level.
+    """Return the denoising loss of one latent.
 
     Args:
       denoise: the denoiser in training.
       schedule: the noise schedule.
       parametrisation: whose target's squared error is meant.
-      latent: one clean latent.
+      noisy: `[h, w, c]` the latent with noise.
+      t: `[]` its noise level.
       condition: what it should be generated for.
-      key: decides noise level and noise.
+      target: `[h, w, c]` the clean latent, or what it is on average.
     """
-    t_key, noise_key = jax.random.split(key)
-    t = jax.random.uniform(t_key, minval=1e-3, maxval=schedule.end)
-    noise = jax.random.normal(noise_key, latent.shape)
-    x = schedule.alpha(t) * latent + schedule.sigma(t) * noise
-    error = denoise(x, t, condition) - latent
+    error = denoise(noisy, t, condition) - target
     return loss_weight(schedule, parametrisation, t) * jnp.mean(error**2)
 
 

@@ -22,31 +22,51 @@ def shape_features(tensors: tuple[tuple[int, ...], ...]) -> np.ndarray:
     return np.asarray(rows, np.float32)
 
 
-class NodeNetwork(nn.Module):
-    """Latent and condition to node states `[T, hidden]` by gated message passing along the chain.
+class Context(nn.Module):
+    """Latent and condition to one vector `[width]` that all nodes share: what is asked for, thought through once.
 
     Attributes:
-      tensors: shapes of the policy's tensors.
-      hidden: width of a node.
-      rounds: rounds of messages, each both ways along the chain.
+      width: size of the vector and of the hidden layers.
+      layers: residual layers.
       octaves: frequencies of the measure features; 0 makes the decoder blind to the condition.
       joint: directions in which all measures are seen together.
     """
 
-    tensors: tuple[tuple[int, ...], ...]
-    hidden: int
-    rounds: int
+    width: int
+    layers: int
     octaves: int
     joint: int
 
     @nn.compact
     def __call__(self, latent: Array, condition: Condition) -> Array:
-        """Return node states for one flat latent `[L]` and one condition."""
+        """Return the context of one flat latent `[L]` and one condition."""
+        x = nn.Dense(self.width, name="latent")(latent)
+        if self.octaves:
+            x = x + ConditionEmbedding(self.width, self.octaves, self.joint, name="condition")(condition)
+        for _ in range(self.layers):
+            x = x + nn.Dense(self.width)(nn.silu(nn.Dense(self.width)(nn.LayerNorm()(x))))
+        return x
+
+
+class NodeNetwork(nn.Module):
+    """Context to node states `[T, hidden]` by gated message passing along the chain.
+
+    Attributes:
+      tensors: shapes of the policy's tensors.
+      hidden: width of a node.
+      rounds: rounds of messages, each both ways along the chain.
+    """
+
+    tensors: tuple[tuple[int, ...], ...]
+    hidden: int
+    rounds: int
+
+    @nn.compact
+    def __call__(self, context: Array) -> Array:
+        """Return node states for one context `[C]`."""
         nodes = nn.Dense(self.hidden, name="shape")(jnp.asarray(shape_features(self.tensors)))
         nodes = nodes + self.param("identity", nn.initializers.normal(0.1), nodes.shape)
-        nodes = nodes + nn.Dense(self.hidden, name="latent")(latent)
-        if self.octaves:
-            nodes = nodes + ConditionEmbedding(self.hidden, self.octaves, self.joint, name="condition")(condition)
+        nodes = nodes + nn.Dense(self.hidden, name="context")(context)
         for i in range(self.rounds):
             nothing = jnp.zeros_like(nodes[:1])
             before = jnp.concatenate([nothing, nodes[:-1]])
@@ -58,7 +78,7 @@ class NodeNetwork(nn.Module):
 
 
 class BasisHead(nn.Module):
-    """Tensor t = mean_t + basis_t @ coefficients_t, the coefficients from its node and straight from the latent.
+    """Tensor t = mean_t + basis_t @ coefficients_t, the coefficients from its node and straight from the context.
 
     The mean and the basis are parameters; `autoencoder.warm_start` sets them to the archive's mean and its
     principal directions scaled by their standard deviations.
@@ -72,13 +92,13 @@ class BasisHead(nn.Module):
     rank: int
 
     @nn.compact
-    def __call__(self, nodes: Array, latent: Array) -> list[Array]:
-        """Emit the tensors from node states `[T, hidden]` and the flat latent `[L]`."""
+    def __call__(self, nodes: Array, context: Array) -> list[Array]:
+        """Emit the tensors from node states `[T, hidden]` and the context `[C]`."""
         count, hidden = nodes.shape
         nodes = nodes + nn.Dense(hidden)(nn.silu(nn.Dense(hidden)(nodes)))
         mix = self.param("mix", nn.initializers.normal(0.3 / math.sqrt(hidden)), (count, hidden, self.rank))
-        skip = self.param("skip", nn.initializers.lecun_normal(), (latent.shape[0], count * self.rank))
-        coefficients = jnp.einsum("th,thr->tr", nodes, mix) + (latent @ skip).reshape(count, self.rank)
+        skip = self.param("skip", nn.initializers.lecun_normal(), (context.shape[0], count * self.rank))
+        coefficients = jnp.einsum("th,thr->tr", nodes, mix) + (context @ skip).reshape(count, self.rank)
         out = []
         for t, shape in enumerate(self.tensors):
             size = math.prod(shape)
@@ -101,9 +121,9 @@ class MatrixHead(nn.Module):
     tensors: tuple[tuple[int, ...], ...]
 
     @nn.compact
-    def __call__(self, nodes: Array, latent: Array) -> list[Array]:
-        """Emit the tensors from node states `[T, hidden]`; the latent enters through the nodes only."""
-        del latent
+    def __call__(self, nodes: Array, context: Array) -> list[Array]:
+        """Emit the tensors from node states `[T, hidden]`; the context enters through the nodes only."""
+        del context
         kernels = [shape for shape in self.tensors if len(shape) == 2]
         rows, columns = max(s[0] for s in kernels), max(s[1] for s in kernels)
         hidden = nn.relu(nn.Dense(2 * nodes.shape[-1], name="widen")(nodes))

@@ -7,13 +7,22 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
 from ldpol.model.condition import ask, drop
-from ldpol.model.diffusion import Parametrisation, diffusion_loss, make_schedule, precondition
+from ldpol.model.diffusion import (
+    LatentBank,
+    Parametrisation,
+    add_noise,
+    diffusion_loss,
+    make_schedule,
+    posterior_mean,
+    precondition,
+)
 from ldpol.policy import Policy, PolicyShape
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -54,12 +63,12 @@ class AutoencoderLoss(NamedTuple):
 
     kind: Literal["behaviour", "parameters"] = "behaviour"
     weight: float = 10.0
-    kl: float = 5e-4
+    kl: float = 1e-2
     policies: int = 64
     states: int = 32
     drop_all: float = 0.05
     drop_each: float = 0.05
-    noise: float = 0.03
+    noise: float = 0.01
 
 
 class DiffusionLoss(NamedTuple):
@@ -71,6 +80,8 @@ class DiffusionLoss(NamedTuple):
       batch: latents a step.
       drop_all, drop_each: probabilities of leaving all measures, or each, free.
       noise: standard deviation of noise on the measures, in measure units scaled to [0, 1].
+      target: what the network's estimate of the clean latent is compared with: the `sample` the noisy one was made
+        from, or the `posterior` mean over all elites, which is what that sample is on average, without its variance.
     """
 
     schedule: str = "flow"
@@ -78,7 +89,8 @@ class DiffusionLoss(NamedTuple):
     batch: int = 512
     drop_all: float = 0.05
     drop_each: float = 0.05
-    noise: float = 0.02
+    noise: float = 0.01
+    target: Literal["sample", "posterior"] = "posterior"
 
 
 @struct.dataclass
@@ -105,6 +117,7 @@ class Dataset:
     Attributes:
       policies: parameters, leading axis N.
       measures: `[N, M]` mean over several episodes, scaled to [0, 1].
+      weights: `[N]` how often each policy is drawn, relative to the others; see `elite_weights`.
       states: `[N, S, O]` observations; only the first `filled` of S are used.
       actions: `[N, S, A]` the teacher's actions there.
       filled: `[]` int.
@@ -112,9 +125,42 @@ class Dataset:
 
     policies: Params
     measures: Array
+    weights: Array
     states: Array
     actions: Array
     filled: Array
+
+
+def elite_weights(
+    fitness: np.ndarray, measures: np.ndarray, *, quality: float, balance: float, radius: float
+) -> np.ndarray:
+    """Say how often training draws each elite: the better of those that behave alike, and rare behaviours, more often.
+
+    Within the noise of an evaluation the elites of a neighbourhood behave alike, yet differ in fitness; an elite's
+    weight is exp(quality * z) / density^balance, z its fitness standardised among its neighbours. Where elites are
+    many, a model of all of them alike would draw what is asked for at the fringe towards them; balance 1 learns every
+    place of the measure space equally well.
+
+    Args:
+      fitness: `[N]` re-evaluated.
+      measures: `[N, M]` scaled to [0, 1].
+      quality: preference for fitness; 0 for none.
+      balance: correction for the density of elites; 0 for none, 1 for all of it.
+      radius: standard deviation of the Gaussian that makes neighbours, in scaled measures.
+
+    Returns:
+      `[N]` float32 weights with mean 1; z is cut off at -2 and 2.
+    """
+    centre, spread, density = np.zeros((3, len(fitness)))
+    for rows in np.array_split(np.arange(len(fitness)), -(-len(fitness) // 256)):  # no N x N matrix in memory
+        near = np.exp(-0.5 * ((measures[rows, None] - measures[None]) ** 2).sum(-1) / radius**2)
+        density[rows] = near.sum(1)
+        near /= near.sum(1, keepdims=True)
+        centre[rows] = near @ fitness
+        spread[rows] = np.sqrt(np.maximum((near * (fitness - centre[rows, None]) ** 2).sum(1), 0.0))
+    z = np.clip((fitness - centre) / np.maximum(spread, 1e-6 * np.abs(fitness).max() + 1e-12), -2.0, 2.0)
+    weights = np.exp(quality * z) / density**balance
+    return (weights / weights.mean()).astype(np.float32)
 
 
 def make_optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
@@ -256,7 +302,7 @@ def autoencoder_step(
     """Take one gradient step on a random batch of policies and states, split over `mesh`."""
     policy_key, state_key, loss_key = jax.random.split(key, 3)
     count = data.measures.shape[0]
-    rows = jax.random.randint(policy_key, (loss.policies,), 0, count)
+    rows = jax.random.choice(policy_key, count, (loss.policies,), p=data.weights / data.weights.sum())
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
     columns = jax.random.randint(state_key, (loss.policies, loss.states), 0, data.filled)
     policies, measures = jax.tree.map(lambda leaf: leaf[rows], (data.policies, data.measures))
@@ -276,8 +322,7 @@ def diffusion_step(
     loss: DiffusionLoss,
     optimiser: OptimiserConfig,
     mesh: Mesh,
-    latents: tuple[Array, Array],
-    measures: Array,
+    bank: LatentBank,
     state: TrainState,
     key: Key,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -288,25 +333,38 @@ def diffusion_step(
       loss: what to train for.
       optimiser: its settings.
       mesh: devices that share the batch.
-      latents: mean and standard deviation `[N, h, w, c]` of the posteriors, scaled to unit variance together.
-      measures: `[N, M]` scaled to [0, 1].
+      bank: the latents of all elites.
       state: the state.
       key: decides batch, noise and dropout.
+
+    Raises:
+      ValueError: for an unknown target, or posterior targets without noise on the measures.
     """
-    row_key, posterior_key, label_key, drop_key, loss_key = jax.random.split(key, 5)
-    mean, deviation = latents
+    if loss.target not in ("sample", "posterior") or (loss.target == "posterior" and loss.noise <= 0):
+        raise ValueError(
+            "the denoiser's target must be sample, or posterior with noise > 0 on the measures; "
+            f"found {loss.target!r} with noise {loss.noise:g}"
+        )
+    row_key, posterior_key, label_key, drop_key, level_key, noise_key = jax.random.split(key, 6)
     schedule = make_schedule(loss.schedule)
-    rows = jax.random.randint(row_key, (loss.batch,), 0, mean.shape[0])
+    chances = bank.weights / bank.weights.sum()
+    rows = jax.random.choice(row_key, bank.mean.shape[0], (loss.batch,), p=chances)
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
-    clean = mean[rows] + deviation[rows] * jax.random.normal(posterior_key, (loss.batch, *mean.shape[1:]))
-    asked = measures[rows] + loss.noise * jax.random.normal(label_key, (loss.batch, measures.shape[1]))
+    shape = (loss.batch, *bank.mean.shape[1:])
+    clean = bank.mean[rows] + bank.deviation * jax.random.normal(posterior_key, shape)
+    asked = bank.measures[rows] + loss.noise * jax.random.normal(label_key, bank.measures[rows].shape)
     dropped = partial(drop, everything=loss.drop_all, each=loss.drop_each)
     conditions = jax.vmap(dropped)(jax.random.split(drop_key, loss.batch), jax.vmap(ask)(asked))
+    levels = jax.random.uniform(level_key, (loss.batch,), minval=1e-3, maxval=schedule.end)
+    noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))
+    target = clean
+    if loss.target == "posterior":
+        target = jax.vmap(partial(posterior_mean, schedule, bank, loss.noise))(noisy, levels, conditions)
 
     def batch_loss(params: PyTree) -> Array:
         denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]
         one = partial(diffusion_loss, denoise, schedule, loss.parametrisation)
-        return jax.vmap(one)(clean, conditions, jax.random.split(loss_key, loss.batch)).mean()
+        return jax.vmap(one)(noisy, levels, conditions, target).mean()
 
     value, gradient = jax.value_and_grad(batch_loss)(state.params)
     return advance(optimiser, state, gradient), {"loss": value}
