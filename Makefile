@@ -39,7 +39,7 @@ report: $(STAMP) ## Write the HTML report of WORKDIR
 	$(STAGE) report $(RUN)
 
 test: $(STAMP) ## Run the tests
-	$(PY) -m pytest -q --durations=10 $(ARGS)
+	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	$(PY) -m ruff check .

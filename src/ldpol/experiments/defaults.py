@@ -34,13 +34,13 @@ def base(task: str) -> Config:
         {
             "held_out": {"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)},
             # How often training draws which elite: see training.elite_weights.
-            "weights": {"quality": 1.0, "balance": 1.0, "radius": 0.03},
+            "weights": {"quality": 0.7, "balance": 1.2, "radius": 0.03},
             # Each repeat plays `episodes` episodes a policy and keeps `states` observations of each.
             "collect": {"repeats": 3, "episodes": 2, "states": 16, "noise": 0.1},
             "autoencoder": {
                 "architecture": AutoencoderConfig()._asdict(),
                 "loss": AutoencoderLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=30000)._asdict(),
+                "optimiser": OptimiserConfig(steps=36000)._asdict(),
                 "dagger_rounds": 3,
             },
             "denoiser": {

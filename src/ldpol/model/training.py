@@ -63,12 +63,12 @@ class AutoencoderLoss(NamedTuple):
 
     kind: Literal["behaviour", "parameters"] = "behaviour"
     weight: float = 10.0
-    kl: float = 1e-2
-    policies: int = 64
-    states: int = 32
+    kl: float = 5e-3
+    policies: int = 96
+    states: int = 16
     drop_all: float = 0.05
     drop_each: float = 0.05
-    noise: float = 0.01
+    noise: float = 0.0075
 
 
 class DiffusionLoss(NamedTuple):
@@ -89,7 +89,7 @@ class DiffusionLoss(NamedTuple):
     batch: int = 512
     drop_all: float = 0.05
     drop_each: float = 0.05
-    noise: float = 0.01
+    noise: float = 0.0075
     target: Literal["sample", "posterior"] = "posterior"
 
 
