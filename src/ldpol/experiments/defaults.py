@@ -46,9 +46,9 @@ def base(task: str) -> Config:
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=4000, ema=0.999)._asdict(),
+                "optimiser": OptimiserConfig(steps=8000, rate=2e-3, ema=0.999)._asdict(),
             },
-            "sampler": {"steps": 5, "method": "ddim", "guidance": 1.0},
+            "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,
             "checkpoint_seconds": 20.0,
         }

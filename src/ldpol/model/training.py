@@ -86,7 +86,7 @@ class DiffusionLoss(NamedTuple):
 
     schedule: str = "flow"
     parametrisation: Parametrisation = "v"
-    batch: int = 512
+    batch: int = 256
     drop_all: float = 0.05
     drop_each: float = 0.05
     noise: float = 0.0075
