@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from ldpol.experiments import defaults, session, settings
 from ldpol.model import autoencoder, training, unet
 from ldpol.model.condition import ask
+from ldpol.model.dataset import Dataset
 from ldpol.model.diffusion import LatentBank
-from ldpol.model.training import Dataset, OptimiserConfig, TrainState
+from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
 from ldpol.model.unet import Convolution, DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
@@ -63,11 +64,11 @@ def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, step
     optimiser = settings.build(OptimiserConfig, train.autoencoder.optimiser)
     everywhere = copied_to(mesh)
     projection = jax.device_put(params["encoder"]["projection"], everywhere)
-    state = training.start(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
+    state = start_state(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
 
     def loop(state: TrainState, key: Key, data: Dataset) -> tuple[TrainState, dict[str, Array]]:
         step = partial(training.autoencoder_step, SHAPE, config, loss, optimiser, mesh, data, projection)
-        return training.scan_steps(step, state, key, steps)
+        return scan_steps(step, state, key, steps)
 
     inputs = jax.device_put((state, jax.random.key(0), data), everywhere)
     return build(loop, *inputs, devices=mesh.size), inputs
@@ -87,9 +88,9 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
 
     def loop(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
         step = partial(training.diffusion_step, network, loss, optimiser, mesh, bank)
-        return training.scan_steps(step, state, key, steps)
+        return scan_steps(step, state, key, steps)
 
-    state = training.start(optimiser, params)
+    state = start_state(optimiser, params)
     inputs = jax.device_put((state, jax.random.key(0), bank), copied_to(mesh))
     return build(loop, *inputs, devices=mesh.size), inputs
 

@@ -6,7 +6,7 @@ import pytest
 from ldpol.experiments import settings
 from ldpol.experiments.defaults import VARIANTS
 from ldpol.experiments.settings import ConfigError, as_json, build, differences, load_config
-from ldpol.model import autoencoder, training
+from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import nothing
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig
@@ -30,7 +30,7 @@ def test_every_variant_builds(task, variant):
     build(MapElitesConfig, config.archive.map_elites)
     sections = config.train.autoencoder, config.train.denoiser
     for section in sections:
-        training.make_optimiser(build(training.OptimiserConfig, section.optimiser))
+        optimiser.make_optimiser(build(optimiser.OptimiserConfig, section.optimiser))
     build(training.AutoencoderLoss, sections[0].loss)
     build(training.DiffusionLoss, sections[1].loss)
     architecture = build(autoencoder.AutoencoderConfig, sections[0].architecture)

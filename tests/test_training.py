@@ -9,9 +9,11 @@ import pytest
 from ldpol.model import autoencoder, training
 from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.condition import ask
+from ldpol.model.dataset import Dataset, elite_weights
 from ldpol.model.diffusion import LatentBank, make_schedule, precondition
+from ldpol.model.optimiser import OptimiserConfig, advance, make_optimiser, scan_steps, start_state
 from ldpol.model.sampler import sample
-from ldpol.model.training import AutoencoderLoss, Dataset, DiffusionLoss, OptimiserConfig, elite_weights
+from ldpol.model.training import AutoencoderLoss, DiffusionLoss
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import policy_mesh
@@ -54,10 +56,10 @@ def prepare(data, config=CONFIG, loss=LOSS, optimiser=None, mesh=None):
     """The step, its start, and what it starts from."""
     optimiser = optimiser or OptimiserConfig(steps=200, rate=1e-2, warmup=5, ema=0.9)
     params = started(config)
-    state = training.start(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
+    state = start_state(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
     projection = params["encoder"]["projection"]
     step = partial(training.autoencoder_step, SHAPE, config, loss, optimiser, mesh, data, projection)
-    run = jax.jit(partial(training.scan_steps, step), static_argnames="steps")
+    run = jax.jit(partial(scan_steps, step), static_argnames="steps")
     return run, state
 
 
@@ -109,10 +111,10 @@ def test_states_beyond_the_filled_ones_are_never_seen(data, one_device):
 
 def test_moving_average_by_hand():
     config = OptimiserConfig(steps=100, rate=0.1, warmup=0, ema=0.15)
-    state = training.start(config, {"w": jnp.array([1.0, -2.0])})
+    state = start_state(config, {"w": jnp.array([1.0, -2.0])})
     expected, decays = np.array([1.0, -2.0]), [0.1, 0.15, 0.15]  # min(0.15, (1 + step) / (10 + step))
     for decay in decays:
-        state = training.advance(config, state, {"w": jnp.array([0.3, -0.1])})
+        state = advance(config, state, {"w": jnp.array([0.3, -0.1])})
         expected = decay * expected + (1 - decay) * np.asarray(state.params["w"])
         np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5)
     assert int(state.step) == 3
@@ -120,14 +122,14 @@ def test_moving_average_by_hand():
 
 def test_first_adam_step_is_the_rate_against_the_gradient():
     config = OptimiserConfig(steps=100, rate=0.1, warmup=0)
-    state = training.advance(config, training.start(config, {"w": jnp.zeros(2)}), {"w": jnp.array([0.3, -0.02])})
+    state = advance(config, start_state(config, {"w": jnp.zeros(2)}), {"w": jnp.array([0.3, -0.02])})
     np.testing.assert_allclose(state.params["w"], [-0.1, 0.1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"rate": 0.0}, {"ema": 1.0}, {"ema": -0.1}, {"clip": 0.0}])
 def test_optimisers_that_cannot_be(change):
     with pytest.raises(ValueError, match="training needs"):
-        training.make_optimiser(OptimiserConfig(steps=10)._replace(**change))
+        make_optimiser(OptimiserConfig(steps=10)._replace(**change))
 
 
 MATRIX = CONFIG._replace(head="matrix", encoder="convolution", octaves=0)
@@ -177,8 +179,8 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
     params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), ask(measures[0]))["params"]
     bank = LatentBank(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64))
     step = partial(training.diffusion_step, network, loss, optimiser, one_device, bank)
-    run = jax.jit(partial(training.scan_steps, step), static_argnames="steps")
-    state, metrics = run(training.start(optimiser, params), jax.random.key(1), steps=600)
+    run = jax.jit(partial(scan_steps, step), static_argnames="steps")
+    state, metrics = run(start_state(optimiser, params), jax.random.key(1), steps=600)
     assert np.isfinite(metrics["loss"])
 
     schedule = make_schedule(loss.schedule)
@@ -207,7 +209,7 @@ def test_denoiser_targets_that_cannot_be(one_device, change):
             OptimiserConfig(steps=1),
             one_device,
             bank,
-            training.start(OptimiserConfig(steps=1), {}),
+            start_state(OptimiserConfig(steps=1), {}),
             jax.random.key(0),
         )
 

@@ -6,7 +6,8 @@ from ml_collections import ConfigDict
 
 from ldpol.experiments.settings import Config
 from ldpol.model.autoencoder import AutoencoderConfig
-from ldpol.model.training import AutoencoderLoss, DiffusionLoss, OptimiserConfig
+from ldpol.model.optimiser import OptimiserConfig
+from ldpol.model.training import AutoencoderLoss, DiffusionLoss
 from ldpol.model.unet import DenoiserConfig
 from ldpol.rollout import RolloutConfig
 from ldpol.search.map_elites import MapElitesConfig
@@ -33,7 +34,7 @@ def base(task: str) -> Config:
     config.train = ConfigDict(
         {
             "held_out": {"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)},
-            # How often training draws which elite: see training.elite_weights.
+            # How often training draws which elite: see model/dataset.py.
             "weights": {"quality": 0.7, "balance": 1.2, "radius": 0.03},
             # Each repeat plays `episodes` episodes a policy and keeps `states` observations of each.
             "collect": {"repeats": 3, "episodes": 2, "states": 16, "noise": 0.1},

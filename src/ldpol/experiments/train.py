@@ -15,10 +15,11 @@ from ldpol.archive import Archive
 from ldpol.experiments import passes, session, settings
 from ldpol.experiments.settings import Config
 from ldpol.generator import PolicyGenerator
-from ldpol.model import autoencoder, training
+from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import ask
+from ldpol.model.dataset import Dataset, elite_weights
 from ldpol.model.diffusion import LatentBank
-from ldpol.model.training import Dataset, OptimiserConfig, TrainState
+from ldpol.model.optimiser import OptimiserConfig, TrainState
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Key, Params, PyTree, Score
@@ -205,7 +206,7 @@ class _Stage:
         measures = ((np.asarray(labels.measures) - low) / (high - low)).astype(np.float32)
         arrays = {
             "measures": measures,
-            "weights": training.elite_weights(np.asarray(labels.fitness), measures, **self.config.weights),
+            "weights": elite_weights(np.asarray(labels.fitness), measures, **self.config.weights),
             "states": np.zeros((len(archive), total, self.task.observation_size), np.float32),
             "actions": np.zeros((len(archive), total, self.task.action_size), np.float32),
             "filled": np.asarray(seen.shape[1], np.int32),
@@ -225,29 +226,29 @@ class _Stage:
     def train_autoencoder(self, archive: Archive, data: Dataset, key: Key, dagger_key: Key) -> tuple[PyTree, Dataset]:
         """Train, and between rounds add states that the decoded policies visit, labelled by their teachers."""
         section = self.config.autoencoder
-        optimiser = settings.build(OptimiserConfig, section.optimiser)
+        descent = settings.build(OptimiserConfig, section.optimiser)
         loss = settings.build(training.AutoencoderLoss, section.loss)
         init_key, train_key = jax.random.split(key)
         with session.working("train: principal directions of the archive"):
             params = autoencoder.init(self.shape, self.autoencoder, self.task.measures, archive.policies, init_key)
         projection = jax.device_put(params["encoder"]["projection"], copied_to(self.trainers))
         trained = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
-        state = training.start(optimiser, trained)
+        state = optimiser.start_state(descent, trained)
 
         def step(state: TrainState, key: Key, data: Dataset) -> tuple[TrainState, dict[str, Array]]:
             return training.autoencoder_step(
-                self.shape, self.autoencoder, loss, optimiser, self.trainers, data, projection, state, key
+                self.shape, self.autoencoder, loss, descent, self.trainers, data, projection, state, key
             )
 
         rounds = section.dagger_rounds
-        for bound in [optimiser.steps * (r + 1) // (rounds + 1) for r in range(rounds + 1)]:
+        for bound in [descent.steps * (r + 1) // (rounds + 1) for r in range(rounds + 1)]:
             extra = {"dagger_round": self.rounds}
-            state = self._steps("autoencoder", step, state, train_key, bound, optimiser.steps, extra, data)
+            state = self._steps("autoencoder", step, state, train_key, bound, descent.steps, extra, data)
             params = {"encoder": {"params": state.ema["encoder"], "projection": projection}} | {
                 "decoder": state.ema["decoder"]
             }
-            finished = bound == optimiser.steps * (self.rounds + 1) // (rounds + 1)
-            if bound < optimiser.steps and finished and int(state.step) == bound:
+            finished = bound == descent.steps * (self.rounds + 1) // (rounds + 1)
+            if bound < descent.steps and finished and int(state.step) == bound:
                 data = self._dagger(archive, params, data, jax.random.fold_in(dagger_key, self.rounds))
         return params, data
 
@@ -287,18 +288,18 @@ class _Stage:
     def train_denoiser(self, bank: LatentBank, key: Key) -> PyTree:
         """Train the denoiser on all latents; returns its averaged parameters."""
         section = self.config.denoiser
-        optimiser = settings.build(OptimiserConfig, section.optimiser)
+        descent = settings.build(OptimiserConfig, section.optimiser)
         loss = settings.build(training.DiffusionLoss, section.loss)
         network = make_network(self.network, self.autoencoder.latent)
         init_key, train_key = jax.random.split(key)
         one = (jnp.zeros(self.autoencoder.latent), jnp.zeros(()), ask(bank.measures[0]))
-        state = training.start(optimiser, jax.jit(network.init)(init_key, *one)["params"])
+        state = optimiser.start_state(descent, jax.jit(network.init)(init_key, *one)["params"])
         inputs = jax.device_put(bank, copied_to(self.trainers))
 
         def step(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
-            return training.diffusion_step(network, loss, optimiser, self.trainers, bank, state, key)
+            return training.diffusion_step(network, loss, descent, self.trainers, bank, state, key)
 
-        return self._steps("diffusion", step, state, train_key, optimiser.steps, optimiser.steps, {}, inputs).ema
+        return self._steps("diffusion", step, state, train_key, descent.steps, descent.steps, {}, inputs).ema
 
     def _steps(
         self, phase: str, step: Any, state: TrainState, key: Key, until: int, total: int, extra: dict, inputs: PyTree
@@ -315,7 +316,7 @@ class _Stage:
         state = jax.tree.map(jnp.copy, jax.device_put(state, copied_to(self.trainers)))
 
         def scan(state: TrainState, key: Key, inputs: PyTree, steps: int) -> tuple[TrainState, dict[str, Array]]:
-            return training.scan_steps(lambda s, k: step(s, k, inputs), state, key, steps)
+            return optimiser.scan_steps(lambda s, k: step(s, k, inputs), state, key, steps)
 
         loop = jax.jit(scan, static_argnames="steps", donate_argnums=0)
         done, chunk = int(state.step), self.config.steps_per_call

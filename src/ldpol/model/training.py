@@ -1,19 +1,16 @@
-"""Training of autoencoder and denoiser: pure steps, scanned in chunks; the batch is split over the devices."""
+"""Losses and training steps of autoencoder and denoiser: pure functions; the batch is split over the devices."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
 from ldpol.model.condition import ask, drop
+from ldpol.model.dataset import Dataset
 from ldpol.model.diffusion import (
     LatentBank,
     Parametrisation,
@@ -23,28 +20,9 @@ from ldpol.model.diffusion import (
     posterior_mean,
     precondition,
 )
+from ldpol.model.optimiser import OptimiserConfig, TrainState, advance
 from ldpol.policy import Policy, PolicyShape
 from ldpol.types import Array, Key, Params, PyTree
-
-
-class OptimiserConfig(NamedTuple):
-    """Adam with a cosine decay.
-
-    Attributes:
-      steps: gradient steps in all.
-      rate: peak learning rate.
-      warmup: steps of linear warm-up.
-      clip: largest norm of a gradient.
-      decay: weight decay.
-      ema: decay of the exponential moving average of the parameters, which is what is used afterwards.
-    """
-
-    steps: int
-    rate: float = 3e-3
-    warmup: int = 100
-    clip: float = 1.0
-    decay: float = 0.0
-    ema: float = 0.995
 
 
 class AutoencoderLoss(NamedTuple):
@@ -91,125 +69,6 @@ class DiffusionLoss(NamedTuple):
     drop_each: float = 0.05
     noise: float = 0.0075
     target: Literal["sample", "posterior"] = "posterior"
-
-
-@struct.dataclass
-class TrainState:
-    """A model in training.
-
-    Attributes:
-      params: trained parameters.
-      ema: their moving average.
-      optimiser: optax state.
-      step: `[]` steps done.
-    """
-
-    params: PyTree
-    ema: PyTree
-    optimiser: optax.OptState
-    step: Array
-
-
-@struct.dataclass
-class Dataset:
-    """What N policies did, for action matching.
-
-    Attributes:
-      policies: parameters, leading axis N.
-      measures: `[N, M]` mean over several episodes, scaled to [0, 1].
-      weights: `[N]` how often each policy is drawn, relative to the others; see `elite_weights`.
-      states: `[N, S, O]` observations; only the first `filled` of S are used.
-      actions: `[N, S, A]` the teacher's actions there.
-      filled: `[]` int.
-    """
-
-    policies: Params
-    measures: Array
-    weights: Array
-    states: Array
-    actions: Array
-    filled: Array
-
-
-def elite_weights(
-    fitness: np.ndarray, measures: np.ndarray, *, quality: float, balance: float, radius: float
-) -> np.ndarray:
-    """Say how often training draws each elite: the better of those that behave alike, and rare behaviours, more often.
-
-    Within the noise of an evaluation the elites of a neighbourhood behave alike, yet differ in fitness; an elite's
-    weight is exp(quality * z) / density^balance, z its fitness standardised among its neighbours. Where elites are
-    many, a model of all of them alike would draw what is asked for at the fringe towards them; balance 1 learns every
-    place of the measure space equally well.
-
-    Args:
-      fitness: `[N]` re-evaluated.
-      measures: `[N, M]` scaled to [0, 1].
-      quality: preference for fitness; 0 for none.
-      balance: correction for the density of elites; 0 for none, 1 for all of it.
-      radius: standard deviation of the Gaussian that makes neighbours, in scaled measures.
-
-    Returns:
-      `[N]` float32 weights with mean 1; z is cut off at -2 and 2.
-    """
-    centre, spread, density = np.zeros((3, len(fitness)))
-    for rows in np.array_split(np.arange(len(fitness)), -(-len(fitness) // 256)):  # no N x N matrix in memory
-        near = np.exp(-0.5 * ((measures[rows, None] - measures[None]) ** 2).sum(-1) / radius**2)
-        density[rows] = near.sum(1)
-        near /= near.sum(1, keepdims=True)
-        centre[rows] = near @ fitness
-        spread[rows] = np.sqrt(np.maximum((near * (fitness - centre[rows, None]) ** 2).sum(1), 0.0))
-    z = np.clip((fitness - centre) / np.maximum(spread, 1e-6 * np.abs(fitness).max() + 1e-12), -2.0, 2.0)
-    weights = np.exp(quality * z) / density**balance
-    return (weights / weights.mean()).astype(np.float32)
-
-
-def make_optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
-    """Return Adam(W) with gradient clipping, linear warm-up and cosine decay to zero.
-
-    Raises:
-      ValueError: if a setting is out of range.
-    """
-    if config.steps < 1 or config.rate <= 0 or not 0 <= config.ema < 1 or config.clip <= 0:
-        raise ValueError(f"training needs steps >= 1, rate > 0, clip > 0 and 0 <= ema < 1, found {config}")
-    warmup = min(config.warmup, config.steps // 10)
-    rate = optax.warmup_cosine_decay_schedule(0.0, config.rate, warmup, config.steps)
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(rate, weight_decay=config.decay))
-
-
-def start(config: OptimiserConfig, params: PyTree) -> TrainState:
-    """Return the state before the first step."""
-    return TrainState(params, params, make_optimiser(config).init(params), jnp.asarray(0))
-
-
-def advance(config: OptimiserConfig, state: TrainState, gradient: PyTree) -> TrainState:
-    """Apply one gradient and update the moving average; its decay grows from 0 so that it forgets the start."""
-    updates, optimiser = make_optimiser(config).update(gradient, state.optimiser, state.params)
-    params = optax.apply_updates(state.params, updates)
-    decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
-    ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, state.ema, params)
-    return TrainState(params, ema, optimiser, state.step + 1)
-
-
-def scan_steps(
-    step: Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]], state: TrainState, key: Key, steps: int
-) -> tuple[TrainState, dict[str, Array]]:
-    """Run several steps as one loop on the device.
-
-    Args:
-      step: `(state, key) -> (state, metrics)`.
-      state: where to start; its `step` also decides the keys, so chunks of any size give the same run.
-      key: of the whole training, not of this chunk.
-      steps: how many.
-
-    Returns:
-      The state after them and the mean of each metric over them.
-    """
-
-    def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, Array]]:
-        return step(state, jax.random.fold_in(key, state.step))
-
-    state, metrics = jax.lax.scan(body, state, None, length=steps)
-    return state, jax.tree.map(jnp.mean, metrics)
 
 
 def action_error(mean: Array, target: Array) -> Array:

@@ -1,0 +1,59 @@
+"""What the autoencoder learns from: policies, what they did where, and how often each is drawn."""
+
+import numpy as np
+from flax import struct
+
+from ldpol.types import Array, Params
+
+
+@struct.dataclass
+class Dataset:
+    """What N policies did, for action matching.
+
+    Attributes:
+      policies: parameters, leading axis N.
+      measures: `[N, M]` mean over several episodes, scaled to [0, 1].
+      weights: `[N]` how often each policy is drawn, relative to the others; see `elite_weights`.
+      states: `[N, S, O]` observations; only the first `filled` of S are used.
+      actions: `[N, S, A]` the teacher's actions there.
+      filled: `[]` int.
+    """
+
+    policies: Params
+    measures: Array
+    weights: Array
+    states: Array
+    actions: Array
+    filled: Array
+
+
+def elite_weights(
+    fitness: np.ndarray, measures: np.ndarray, *, quality: float, balance: float, radius: float
+) -> np.ndarray:
+    """Say how often training draws each elite: the better of those that behave alike, and rare behaviours, more often.
+
+    Within the noise of an evaluation the elites of a neighbourhood behave alike, yet differ in fitness; an elite's
+    weight is exp(quality * z) / density^balance, z its fitness standardised among its neighbours. Where elites are
+    many, a model of all of them alike would draw what is asked for at the fringe towards them; balance 1 learns every
+    place of the measure space equally well.
+
+    Args:
+      fitness: `[N]` re-evaluated.
+      measures: `[N, M]` scaled to [0, 1].
+      quality: preference for fitness; 0 for none.
+      balance: correction for the density of elites; 0 for none, 1 for all of it.
+      radius: standard deviation of the Gaussian that makes neighbours, in scaled measures.
+
+    Returns:
+      `[N]` float32 weights with mean 1; z is cut off at -2 and 2.
+    """
+    centre, spread, density = np.zeros((3, len(fitness)))
+    for rows in np.array_split(np.arange(len(fitness)), -(-len(fitness) // 256)):  # no N x N matrix in memory
+        near = np.exp(-0.5 * ((measures[rows, None] - measures[None]) ** 2).sum(-1) / radius**2)
+        density[rows] = near.sum(1)
+        near /= near.sum(1, keepdims=True)
+        centre[rows] = near @ fitness
+        spread[rows] = np.sqrt(np.maximum((near * (fitness - centre[rows, None]) ** 2).sum(1), 0.0))
+    z = np.clip((fitness - centre) / np.maximum(spread, 1e-6 * np.abs(fitness).max() + 1e-12), -2.0, 2.0)
+    weights = np.exp(quality * z) / density**balance
+    return (weights / weights.mean()).astype(np.float32)
