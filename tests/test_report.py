@@ -194,8 +194,10 @@ def test_best_per_cell_by_hand() -> None:
     assert shown.axes[0].images[0].origin == "lower"
 
 
-def test_cells_are_those_of_the_archive_on_cell_borders() -> None:
-    steps = np.arange(501, dtype=np.float32) / np.float32(500)  # fractions of an episode of 500 steps
+@pytest.mark.parametrize("rounding", [0.0, -1e-7, 1e-7, -1e-6, -1e-5])
+def test_cells_are_those_of_the_archive_on_cell_borders(rounding: float) -> None:
+    # Fractions of an episode of 500 steps, and what rounding makes of them.
+    steps = np.clip(np.arange(501, dtype=np.float32) / np.float32(500) + np.float32(rounding), 0, 1)
     measures = np.stack([steps, steps[::-1]], axis=1)
     grid = figures.Grid((50, 50), np.zeros(2), np.ones(2), ("a", "b"))
     flat = np.ravel_multi_index(tuple(grid.cells(measures).T), grid.shape)
