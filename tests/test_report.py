@@ -194,6 +194,15 @@ def test_best_per_cell_by_hand() -> None:
     assert shown.axes[0].images[0].origin == "lower"
 
 
+def test_an_archive_from_elsewhere_has_no_search_to_show(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    for file in ("archive/history.json", "archive/metrics.json"):
+        (tmp_path / "run" / file).unlink()
+    page = write_page(tmp_path / "run").read_text()
+    assert "uniform_map" in page and "search_curves" not in page
+    assert rows_of(page)["Generated"][0] == "95.3"
+
+
 @pytest.mark.parametrize("rounding", [0.0, -1e-7, 1e-7, -1e-6, -1e-5])
 def test_cells_are_those_of_the_archive_on_cell_borders(rounding: float) -> None:
     # Fractions of an episode of 500 steps, and what rounding makes of them.

@@ -48,13 +48,16 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
       ValueError: a file is damaged or lacks something; the message names it.
     """
     folder = Path(workdir)
-    _check(folder, "archive", "archive/history.json", "archive/metrics.json")
+    # An archive from elsewhere, of QDax or pyribs, has no search of ours behind it.
+    elsewhere = (folder / "eval").exists() and not list((folder / "archive").glob("*.json"))
+    if not elsewhere:
+        _check(folder, "archive", "archive/history.json", "archive/metrics.json")
     _check(folder, "train", "train/history.json", "train/metrics.json")
     _check(folder, "evaluate", "eval/metrics.json", "eval/arrays.npz")
     return Run(
         workdir=folder,
-        archive=_json(folder / "archive/metrics.json", dict),
-        archive_history=_json(folder / "archive/history.json", list),
+        archive={} if elsewhere else _json(folder / "archive/metrics.json", dict),
+        archive_history=[] if elsewhere else _json(folder / "archive/history.json", list),
         train=_json(folder / "train/metrics.json", dict),
         train_history=_json(folder / "train/history.json", list),
         evaluation=_json(folder / "eval/metrics.json", dict),
