@@ -16,9 +16,6 @@ import pytest
 
 from ldpol import storage
 
-# Every test here starts processes that compile physics: minutes on two cores.
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[1]
 SMOKE = "experiments/walker2d.py:smoke"
 STAGES = ("archive", "train", "evaluate", "report")
