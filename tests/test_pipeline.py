@@ -252,6 +252,10 @@ def test_other_settings_in_the_same_folder(run):
     assert "eval.episodes: 2 -> 3" in refuse("evaluate", run, "--config.eval.episodes=3")
 
 
+def test_nothing_to_evaluate(run):
+    assert "eval.unseen" in refuse("evaluate", run, "--config.eval.unseen=0")
+
+
 def test_archive_of_another_task_or_policy(run, tmp_path):
     copied(run, tmp_path, "archive")
     line = refuse("train", tmp_path, config="experiments/hopper.py:smoke")

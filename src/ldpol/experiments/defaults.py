@@ -54,7 +54,7 @@ def base(task: str) -> Config:
             "checkpoint_seconds": 20.0,
         }
     )
-    config.eval = ConfigDict({"episodes": 10, "uniform": 1024})
+    config.eval = ConfigDict({"episodes": 10, "unseen": 600, "uniform": 1024})
     return config
 
 
@@ -94,7 +94,7 @@ def _smoke(config: Config) -> None:
     config.train.denoiser.architecture.update(channels=(8, 16), embedding=16, joint=8)
     config.train.denoiser.loss.batch = 64
     config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
-    config.eval.update(episodes=2, uniform=64)
+    config.eval.update(episodes=2, unseen=16, uniform=64)
 
 
 def _accelerator(config: Config) -> None:
@@ -112,7 +112,7 @@ def _accelerator(config: Config) -> None:
     config.train.denoiser.optimiser.steps = 40000
     config.train.denoiser.loss.batch = 2048
     config.train.steps_per_call = 500
-    config.eval.update(episodes=50, uniform=10000)
+    config.eval.update(episodes=50, unseen=10000, uniform=10000)
 
 
 def _paper(config: Config) -> None:

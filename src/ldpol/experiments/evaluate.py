@@ -31,8 +31,11 @@ def run(config: Config, workdir: Path) -> None:
 
     Raises:
       FileNotFoundError: if archive or generator are missing.
-      ConfigError: if they do not belong together, or the folder holds scores of other settings.
+      ConfigError: if they do not belong together, a number of policies or episodes is not positive, or the folder
+        holds scores of other settings.
     """
+    if min(config.eval.values()) < 1:
+        raise settings.ConfigError(f"eval.{', eval.'.join(config.eval)} must be at least 1, found {dict(config.eval)}")
     folder = workdir / "eval"
     archive = archives.load(workdir / "archive" / "elites")
     generator = generators.load(workdir / "model")
@@ -71,17 +74,20 @@ def run(config: Config, workdir: Path) -> None:
     ceiling = score("ceiling", "the archive a second time", play, archive.policies, keys[0])
     generated = score("generated", "one sample a condition", generate, reference.measures, keys[1])
     # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
-    unseen = score("unseen", "measures training never saw", generate, ceiling.measures, keys[2])
+    some = np.sort(np.random.default_rng([config.seed, 1]).permutation(len(archive))[: config.eval.unseen])
+    asked = jax.tree.map(lambda leaf: leaf[some], ceiling)
+    unseen = score("unseen", "measures training never saw", generate, asked.measures, keys[2])
     low, high = np.asarray(grid.low), np.asarray(grid.high)
     uniform_targets = np.asarray(jax.random.uniform(keys[3], (config.eval.uniform, task.measures)))
     uniform_targets = (low + (high - low) * uniform_targets).astype(np.float32)
     uniform = score("uniform", "uniform conditions", generate, uniform_targets, keys[4])
 
-    scores = {"reference": reference, "ceiling": ceiling, "generated": generated, "unseen": unseen}
+    scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
     # What training really held out, whatever the config says now.
     train = trained["config"]["train"]["held_out"]
     kind = held_out(archive, trained["seed"], train["fraction"], tuple(train["low"]), tuple(train["high"]))
     metrics = _metrics(archive, generator, scores, uniform, uniform_targets, kind, task.fitness_offset)
+    metrics["unseen"] = compare(grid, asked, unseen, task.fitness_offset)
     metrics |= {"episodes": config.eval.episodes, "seconds": round(timer.seconds, 3)}
     _write_arrays(folder / "arrays.npz", archive, task.measure_names, scores, uniform, uniform_targets, kind, train)
     storage.write_json(folder / "metrics.json", metrics | session.provenance(config))
@@ -100,8 +106,6 @@ def _metrics(
     grid, reference = archive.grid, scores["reference"]
     whole = compare(grid, reference, scores["generated"], offset)
     ceiling = compare(grid, reference, scores["ceiling"], offset)
-    # Both sides of this one are the second time: its measures are what was asked for.
-    unseen = compare(grid, scores["ceiling"], scores["unseen"], offset)
     subsets = {"trained": kind == 0, "held_out": kind == 1, "held_out_box": kind == 2}
     parts: dict[str, Any] = {}
     for name, rows in subsets.items():
@@ -128,7 +132,6 @@ def _metrics(
         "uniform_coverage_ratio": free["cells"] / original["cells"],
         "held_out_mem": parts["held_out"].get("mem"),
         "ceiling": {name: ceiling[name] for name in RATIOS},
-        "unseen": unseen,
         **parts,
         "uniform": {
             "policies": len(aim),
