@@ -1,8 +1,10 @@
 """MAP-Elites with QDax: iso+line variation, one jitted program an iteration.
 
-A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it, and `benchmarks/noise.py`
-measures them on archives played again: search under a deterministic reset (the default), or let candidates that would
-enter a cell play again and enter with the mean of all their episodes (`verify`).
+A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it: search under a deterministic
+reset (the default), or let candidates that would enter a cell play again and enter with the mean of all their episodes
+(`verify`). At equal environment steps (`benchmarks/noise.py`, 3 seeds) archives played again have the same cells and QD
+score with and without a deterministic reset; verification makes steadier policies that stay nearer to their cells, but
+a fifth fewer of them.
 """
 
 import dataclasses
