@@ -22,7 +22,7 @@ from ldpol.experiments import session, settings
 from ldpol.experiments.train import held_out
 from ldpol.model import autoencoder
 from ldpol.model.condition import ask
-from ldpol.model.diffusion import LatentBank, add_noise, make_schedule, posterior_mean, precondition
+from ldpol.model.diffusion import LatentBank, add_noise, make_schedule, posterior_mean, precondition, standardise
 from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
 from ldpol.model.training import DiffusionLoss, diffusion_step
 from ldpol.model.unet import DenoiserConfig, make_network
@@ -50,11 +50,8 @@ def latents(run: Path, config: Any) -> LatentBank:
     variables = {"params": state.ema["encoder"], "projection": params["encoder"]["projection"]}
     encoder = autoencoder.Encoder(archive.shape, built)
     mean, log_variance = jax.jit(jax.vmap(partial(encoder.apply, variables)))(trained.policies)
-    centre, spread = mean.mean(0), jnp.sqrt(jnp.exp(log_variance).mean(0))
-    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2))
-    return LatentBank(
-        (mean - centre) / scale, spread / scale, jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
-    )
+    labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
+    return standardise(mean, jnp.exp(0.5 * log_variance), labels, weights)[0]
 
 
 def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree, key: Key) -> tuple[Array, Array]:

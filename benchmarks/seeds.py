@@ -18,7 +18,7 @@ ROWS = {
     "on trained elites": ("trained",),
     "on held-out elites": ("held_out",),
     "in the held-out box": ("held_out_box",),
-    "on unseen measures of all elites": ("unseen",),
+    "on unseen measures": ("unseen",),
     "original, played again (ceiling)": ("ceiling",),
 }
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")

@@ -24,6 +24,18 @@ NUDGE = 1e-4
 not decide which cell they belong to."""
 
 
+def cell_coordinates(measures: Any, low: Any, high: Any, shape: Any, xp: Any) -> Any:
+    """Return integer coordinates `[..., M]` of the cells of measures `[..., M]`; those outside go to the border cells.
+
+    Args:
+      measures: float32.
+      low, high, shape: `[M]` bounds and cells a side, as arrays that keep the arithmetic in float32.
+      xp: the array module, `jax.numpy` or `numpy`: a report counts the same cells without starting JAX.
+    """
+    place = xp.floor((measures - low) / (high - low) * shape + NUDGE).astype(xp.int32)
+    return xp.clip(place, 0, shape - 1)
+
+
 class Grid(NamedTuple):
     """A regular grid over the measure space; static and hashable.
 
@@ -51,8 +63,7 @@ class Grid(NamedTuple):
     def index(self, measures: Array) -> Array:
         """Return the row-major cell index of measures `[..., M]`; values outside go to the border cells."""
         low, high, shape = jnp.asarray(self.low), jnp.asarray(self.high), jnp.asarray(self.shape)
-        place = jnp.floor((measures - low) / (high - low) * shape + NUDGE).astype(jnp.int32)
-        place = jnp.clip(place, 0, shape - 1)
+        place = cell_coordinates(measures, low, high, shape, jnp)
         strides = jnp.asarray([math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))])
         return (place * strides).sum(-1)
 

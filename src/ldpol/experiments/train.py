@@ -18,7 +18,7 @@ from ldpol.generator import PolicyGenerator
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset, elite_weights
-from ldpol.model.diffusion import LatentBank
+from ldpol.model.diffusion import LatentBank, standardise
 from ldpol.model.optimiser import OptimiserConfig, TrainState
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
@@ -82,10 +82,7 @@ def run(config: Config, workdir: Path) -> None:
     data = stage.collect(trained, labels, collect_key)
     params, data = stage.train_autoencoder(trained, data, auto_key, dagger_key)
     mean, deviation = stage.encode(params, trained)
-    # The scale of the latents over the whole training set, posterior noise included.
-    centre, spread = mean.mean(0), jnp.sqrt(jnp.mean(deviation**2, 0))
-    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2))
-    bank = LatentBank((mean - centre) / scale, spread / scale, data.measures, data.weights)
+    bank, centre, scale = standardise(mean, deviation, data.measures, data.weights)
     denoiser = stage.train_denoiser(bank, denoiser_key)
     generator = PolicyGenerator(
         decoder=params["decoder"],

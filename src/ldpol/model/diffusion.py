@@ -106,6 +106,23 @@ class LatentBank:
     weights: Array
 
 
+def standardise(mean: Array, deviation: Array, measures: Array, weights: Array) -> tuple[LatentBank, Array, Array]:
+    """Scale the posteriors of all elites to unit variance together, posterior noise included.
+
+    Args:
+      mean: `[N, h, w, c]` of the posteriors.
+      deviation: `[N, h, w, c]` their standard deviations.
+      measures: `[N, M]` scaled to [0, 1].
+      weights: `[N]` how often each is drawn.
+
+    Returns:
+      The bank, and the centre `[h, w, c]` and scale `[]` that lead back: latent = centre + scale * standardised.
+    """
+    centre, spread = mean.mean(0), jnp.sqrt(jnp.mean(deviation**2, 0))
+    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2))
+    return LatentBank((mean - centre) / scale, spread / scale, measures, weights), centre, scale
+
+
 def add_noise(schedule: Schedule, latent: Array, t: Array, noise: Array) -> Array:
     """Return the noisy latent x_t = alpha(t) x_0 + sigma(t) noise."""
     return schedule.alpha(t) * latent + schedule.sigma(t) * noise

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from ldpol.archive import NUDGE
+from ldpol.archive import cell_coordinates
 
 Floats = NDArray[np.floating[Any]]
 Row = Mapping[str, Any]
@@ -38,10 +38,8 @@ class Grid:
 
     def cells(self, measures: ArrayLike) -> NDArray[np.int64]:
         """Integer cell coordinates [N, M] of `measures` [N, M]; points outside the bounds go to the border cells."""
-        # As the archive's grid does it: measures are fractions of steps and often lie on a cell border.
         low, high, shape = (np.asarray(value, np.float32) for value in (self.low, self.high, self.shape))
-        place = np.floor((np.asarray(measures, np.float32) - low) / (high - low) * shape + np.float32(NUDGE))
-        return np.clip(place, 0, shape - 1).astype(np.int64)
+        return cell_coordinates(np.asarray(measures, np.float32), low, high, shape, np).astype(np.int64)
 
     def occupied(self, measures: ArrayLike) -> NDArray[np.int64]:
         """Sorted flat indices [K] of the distinct cells that `measures` [N, M] fall into."""
