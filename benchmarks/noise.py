@@ -45,7 +45,8 @@ def main() -> None:
         search = make_map_elites(task, shape, grid, config, verify_task=noisy, mesh=mesh)
         step = jax.jit(search.step, donate_argnums=0)
         for seed in range(options.seeds):
-            key, state, iteration = jax.random.key(seed), search.init(), 0
+            key, iteration = jax.random.key(seed), 0
+            state = search.init(key)
             while float(state.env_steps) < options.steps:
                 state, _ = step(state, jax.random.fold_in(key, iteration))
                 iteration += 1

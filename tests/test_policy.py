@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.policy import PolicyShape, fold_normaliser, shape_of
+from ldpol.policy import PolicyShape, fold_normaliser, shape_of, unfold_normaliser
 
 SHAPE = PolicyShape(5, 2, (8, 4))
 
@@ -98,3 +98,15 @@ def test_folding_a_normaliser_equals_normalising_first(params):
     np.testing.assert_allclose(mlp(folded, raw), mlp(params, (raw - mean) / std), rtol=1e-4, atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, params, before)
     assert shape_of(folded) == SHAPE
+
+
+def test_unfolding_is_the_inverse_of_folding():
+    shape = PolicyShape(5, 2, (7,))
+    params = shape.init(jax.random.key(0))
+    mean, std = jnp.linspace(-3.0, 40.0, 5), jnp.array([0.01, 0.5, 1.0, 7.0, 30.0])
+    back = unfold_normaliser(fold_normaliser(params, mean, std), mean, std)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3), back, params)
+    # Any normaliser can be taken out of a policy that was trained without one.
+    raw = jnp.linspace(-2.0, 2.0, 5)
+    taken = shape.apply(unfold_normaliser(params, mean, std), (raw - mean) / std)
+    np.testing.assert_allclose(taken, shape.apply(params, raw), rtol=1e-4, atol=1e-4)

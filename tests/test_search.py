@@ -76,7 +76,7 @@ def test_iso_line_without_one_of_its_parts():
 
 def run(search, iterations, state=None, first=0, seed=0):
     step = jax.jit(search.step)
-    state, history = search.init() if state is None else state, []
+    state, history = search.init(jax.random.key(0)) if state is None else state, []
     for iteration in range(first, iterations):
         state, metrics = step(state, jax.random.fold_in(jax.random.key(seed), iteration))
         history.append({name: float(value) for name, value in metrics.items()})
@@ -128,7 +128,7 @@ def test_resuming_is_bit_exact(finished, tmp_path):
     search, expected, history = finished
     half, _ = run(search, 5)
     storage.save_state(tmp_path / "checkpoint", half, kind="search", about={"iteration": 5})
-    state, about = storage.load_state(tmp_path / "checkpoint", search.init(), kind="search")
+    state, about = storage.load_state(tmp_path / "checkpoint", search.init(jax.random.key(0)), kind="search")
     resumed, rest = run(make(), 12, state, about["iteration"])
     assert rest == history[5:]
     assert jax.tree.structure(resumed) == jax.tree.structure(expected)
@@ -147,7 +147,7 @@ def test_verified_elites_enter_with_the_mean_over_all_episodes():
     """
     task, verify_task = make_toy(), make_toy(bonus=10.0)
     search = make(task, verify_task=verify_task, episodes=2, verify=8, verify_episodes=3)
-    state, metrics = jax.jit(search.step)(search.init(), jax.random.key(0))
+    state, metrics = jax.jit(search.step)(search.init(jax.random.key(0)), jax.random.key(0))
     elites = from_qdax(state.repertoire, GRID, "toy")
     plain = jax.jit(partial(evaluate, task, SHAPE.apply))(elites.policies, keys_for(len(elites)))
     expected = plain.fitness[:, 0] + 3 / 5 * 10.0 * plain.length[:, 0]

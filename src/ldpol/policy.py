@@ -124,3 +124,13 @@ def fold_normaliser(params: Params, mean: Array, std: Array) -> Params:
     kernel = first["kernel"] / std[:, None]
     folded = {"kernel": kernel, "bias": first["bias"] - mean @ kernel}
     return {**params, "params": {**params["params"], "Dense_0": folded}}
+
+
+def unfold_normaliser(params: Params, mean: Array, std: Array) -> Params:
+    """Return the policy that acts on observations normalised by `mean` `[O]` and `std` `[O]` as `params` on raw ones.
+
+    The inverse of `fold_normaliser`, whatever normaliser `params` was trained with.
+    """
+    first = params["params"]["Dense_0"]
+    unfolded = {"kernel": first["kernel"] * std[:, None], "bias": first["bias"] + mean @ first["kernel"]}
+    return {**params, "params": {**params["params"], "Dense_0": unfolded}}

@@ -10,12 +10,55 @@ from ldpol import storage
 from ldpol.evaluation.metrics import summarise
 from ldpol.experiments import passes, session, settings
 from ldpol.experiments.settings import Config
-from ldpol.rollout import RolloutConfig, policy_mesh
+from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
+from ldpol.search.loop import Search, in_turn
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
+from ldpol.search.ppga import PPGAConfig, make_ppga
+from ldpol.search.ppo_config import PPOConfig
+from ldpol.search.xnes import XNESConfig
 
 SECTIONS = ("seed", "task", "policy", "archive")
 GROWS = ("archive.iterations", "archive.checkpoint_every")
 """May change between a run and its continuation."""
+SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
+START = 2**32 - 1
+"""Folded into the key for the state that a search starts from; the other numbers are its iterations."""
+
+
+def make(config: Config) -> Search:
+    """Build the search that `config.archive.search` names.
+
+    Raises:
+      ConfigError: if there is none of that name.
+      ValueError: if its settings make no sense.
+    """
+    chosen = config.archive.search
+    if chosen not in SEARCHES:
+        raise settings.ConfigError(f"archive.search = {chosen!r} is unknown; choose one of {', '.join(SEARCHES)}")
+    noisy, shape, grid = session.make_setting(config)
+    task, _, _ = session.make_setting(config, reset_noise=config.archive.search_noise)
+    shared = {"rollouts": settings.build(RolloutConfig, config.rollout.device), "mesh": policy_mesh()}
+
+    def ppga() -> Search:
+        section = config.archive.ppga
+        return make_ppga(
+            noisy,
+            shape,
+            grid,
+            settings.build(PPGAConfig, section.emitter),
+            settings.build(PPOConfig, section.ppo),
+            settings.build(XNESConfig, section.xnes),
+            play_task=task,
+            **shared,
+        )
+
+    def map_elites() -> Search:
+        built = settings.build(MapElitesConfig, config.archive.map_elites)
+        return make_map_elites(task, shape, grid, built, verify_task=noisy, **shared)
+
+    if chosen == "hybrid":
+        return in_turn(ppga(), map_elites(), config.archive.seed_iterations)
+    return ppga() if chosen == "ppga" else map_elites()
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -26,21 +69,13 @@ def run(config: Config, workdir: Path) -> None:
     """
     folder = workdir / "archive"
     elites, checkpoint = folder / "elites", folder / "checkpoint"
-    noisy, shape, grid = session.make_setting(config)
-    task, _, _ = session.make_setting(config, reset_noise=config.archive.search_noise)
-    search = make_map_elites(
-        task,
-        shape,
-        grid,
-        settings.build(MapElitesConfig, config.archive.map_elites),
-        verify_task=noisy,
-        rollouts=settings.build(RolloutConfig, config.rollout.device),
-        mesh=policy_mesh(),
-    )
+    task, _, grid = session.make_setting(config)
+    search, everywhere = make(config), copied_to(policy_mesh())
     total = config.archive.iterations
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    step = jax.jit(search.step, donate_argnums=0)
-    state, history = search.init(), []
+    start = jax.jit(search.init, out_shardings=everywhere)
+    step = jax.jit(search.step, donate_argnums=0, out_shardings=everywhere)
+    state, history = start(jax.random.fold_in(key, START)), []
 
     if storage.exists(checkpoint):
         state, about = storage.load_state(checkpoint, state, kind="search")
@@ -61,8 +96,9 @@ def run(config: Config, workdir: Path) -> None:
     scalars = session.Scalars(folder / "tensorboard")
     if first < total:
         with session.working("archive: compiling the search"):
+            state, key = jax.device_put((state, key), everywhere)
             compiled = step.lower(state, key).compile()
-        with session.progress(f"archive: MAP-Elites on {task.name}", total, first) as bar:
+        with session.progress(f"archive: {SEARCHES[config.archive.search]} on {task.name}", total, first) as bar:
             for iteration in range(first, total):
                 state, metrics = compiled(state, jax.random.fold_in(key, iteration))
                 history.append(_row(metrics, timer.seconds))

@@ -1,4 +1,4 @@
-"""MAP-Elites with QDax: iso+line variation, one jitted program an iteration.
+"""MAP-Elites with QDax: iso+line variation.
 
 A score is a noisy draw and a cell keeps the luckiest. Two things can be done about it: search under a deterministic
 reset (the default), or let candidates that would enter a cell play again and enter with the mean of all their episodes
@@ -8,23 +8,22 @@ a fifth fewer of them.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.sharding import Mesh
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.emitters.emitter import Emitter
 from qdax.core.emitters.standard_emitters import MixingEmitter
-from qdax.core.map_elites import MAPElites
 
-from ldpol.archive import Grid, grid_metrics
+from ldpol.archive import Grid
 from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.search.loop import Refined, Search, make_search
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, mean_score
+from ldpol.types import Array, Key, Params, Score, mean_score
 
 
 class MapElitesConfig(NamedTuple):
@@ -48,35 +47,6 @@ class MapElitesConfig(NamedTuple):
     verify_episodes: int = 0
 
 
-@struct.dataclass
-class SearchState:
-    """Everything a search carries between iterations.
-
-    Attributes:
-      repertoire: the QDax repertoire, leading axis C on every leaf.
-      iteration: `[]` iterations done.
-      evaluations: `[]` episodes played.
-      env_steps: `[]` environment steps lived.
-    """
-
-    repertoire: MapElitesRepertoire
-    iteration: Array
-    evaluations: Array
-    env_steps: Array
-
-
-class Search(NamedTuple):
-    """A search as a pair of pure functions; neither is jitted.
-
-    Attributes:
-      init: `() -> state`, an empty repertoire; nothing is played yet.
-      step: `(state, key) -> (state, metrics)`.
-    """
-
-    init: Callable[[], SearchState]
-    step: Callable[[SearchState, Key], tuple[SearchState, dict[str, Array]]]
-
-
 def iso_line(config: MapElitesConfig, one: Params, other: Params, key: Key) -> Params:
     """Vary one policy towards or away from another (Vassiliades and Mouret 2018, eq. 3).
 
@@ -93,6 +63,31 @@ def iso_line(config: MapElitesConfig, one: Params, other: Params, key: Key) -> P
     leaves, structure = jax.tree.flatten(one)
     keys = jax.tree.unflatten(structure, list(jax.random.split(iso_key, len(leaves))))
     return jax.tree.map(lambda x, y, k: x + iso * jax.random.normal(k, x.shape) + along * (y - x), one, other, keys)
+
+
+class IsoLineEmitter(Emitter):
+    """Varies elites by `iso_line`, with QDax's `MixingEmitter`; from an empty repertoire it draws random policies."""
+
+    def __init__(self, config: MapElitesConfig, shape: PolicyShape) -> None:
+        variation = jax.vmap(partial(iso_line, config))
+        self._config, self._shape = config, shape
+        self._mixing = MixingEmitter(
+            mutation_fn=lambda x, key: (x, key),
+            variation_fn=lambda one, other, key: variation(one, other, jax.random.split(key, config.batch)),
+            variation_percentage=1.0,
+            batch_size=config.batch,
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Offspring an iteration."""
+        return self._config.batch
+
+    def emit(self, repertoire: MapElitesRepertoire, emitter_state: None, key: Key) -> tuple[Params, dict[str, Array]]:
+        """Return offspring, and nothing to be remembered."""
+        fresh = lambda: jax.vmap(self._shape.init)(jax.random.split(key, self.batch_size))  # noqa: E731
+        vary = lambda: self._mixing.emit(repertoire, None, key)[0]  # noqa: E731
+        return jax.lax.cond((repertoire.fitnesses > -jnp.inf).any(), vary, fresh), {}
 
 
 def make_map_elites(
@@ -127,37 +122,11 @@ def make_map_elites(
         raise ValueError(f"batch and episodes must be positive, 0 < iso_low <= iso_high, line >= 0; found {config}")
     if config.verify > config.batch or (config.verify > 0) != (config.verify_episodes > 0):
         raise ValueError(f"verify must be <= batch, and verify_episodes positive exactly when it is; found {config}")
-
-    play = partial(evaluate, task, shape.apply, episodes=config.episodes, config=rollouts, mesh=mesh)
     replay = partial(
         evaluate, verify_task or task, shape.apply, episodes=config.verify_episodes, config=rollouts, mesh=mesh
     )
-    variation = jax.vmap(partial(iso_line, config))
-    emitter = MixingEmitter(
-        mutation_fn=lambda x, key: (x, key),
-        variation_fn=lambda one, other, key: variation(one, other, jax.random.split(key, config.batch)),
-        variation_percentage=1.0,
-        batch_size=config.batch,
-    )
-    algorithm = MAPElites(None, emitter, lambda repertoire: {})
 
-    def metrics(state: SearchState) -> dict[str, Array]:
-        repertoire = state.repertoire
-        best = jnp.where(jnp.isfinite(repertoire.fitnesses[:, 0]), repertoire.fitnesses[:, 0], -jnp.inf)
-        counts = {"iteration": state.iteration, "evaluations": state.evaluations, "env_steps": state.env_steps}
-        return counts | grid_metrics(best, task.fitness_offset)
-
-    def init() -> SearchState:
-        blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape.abstract())
-        repertoire = MapElitesRepertoire.init_default(blank, grid.centroids())
-        return SearchState(repertoire, jnp.asarray(0), jnp.asarray(0), jnp.asarray(0.0))
-
-    def emit(state: SearchState, key: Key) -> Params:
-        # Random policies come from the same program as offspring: it holds the physics, and compiles slowly.
-        fresh = lambda: jax.vmap(shape.init)(jax.random.split(key, config.batch))  # noqa: E731
-        return jax.lax.cond(state.iteration == 0, fresh, lambda: algorithm.ask(state.repertoire, None, key)[0])
-
-    def verify(repertoire: MapElitesRepertoire, policies: Params, scores, key: Key):
+    def verify(repertoire: MapElitesRepertoire, policies: Params, scores: Score, key: Key) -> Refined:
         """Keep the most promising candidates and average their further episodes in."""
         score = mean_score(scores)
         cells = get_cells_indices(score.measures, repertoire.centroids)
@@ -169,20 +138,16 @@ def make_map_elites(
         both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), scores, again)
         mean = mean_score(both)
         fitness = jnp.where(jnp.isfinite(gain), mean.fitness, -jnp.inf)
-        return policies, dataclasses.replace(mean, fitness=fitness), again.length.sum()
+        score = dataclasses.replace(mean, fitness=fitness)
+        return Refined(policies, score, config.verify * config.verify_episodes, again.length.sum())
 
-    def step(state: SearchState, key: Key) -> tuple[SearchState, dict[str, Array]]:
-        ask_key, play_key, verify_key = jax.random.split(key, 3)
-        policies = emit(state, ask_key)
-        scores = play(policies, jax.random.split(play_key, config.batch))
-        steps = scores.length.sum()
-        score = mean_score(scores)
-        if config.verify:
-            policies, score, more = verify(state.repertoire, policies, scores, verify_key)
-            steps += more
-        repertoire, _, _ = algorithm.tell(policies, score.fitness, score.measures, state.repertoire, None)
-        played = config.batch * config.episodes + config.verify * config.verify_episodes
-        state = SearchState(repertoire, state.iteration + 1, state.evaluations + played, state.env_steps + steps)
-        return state, metrics(state)
-
-    return Search(init, step)
+    return make_search(
+        task,
+        shape,
+        grid,
+        IsoLineEmitter(config, shape),
+        episodes=config.episodes,
+        refine=verify if config.verify else None,
+        rollouts=rollouts,
+        mesh=mesh,
+    )

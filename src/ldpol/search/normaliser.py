@@ -60,3 +60,9 @@ def merge(one: Moments, other: Moments) -> Moments:
     apart = other.mean - one.mean
     variance = (1.0 - share) * one.variance + share * other.variance + share * (1.0 - share) * apart**2
     return Moments(one.mean + share * apart, variance, count)
+
+
+def pooled(moments: Moments) -> Moments:
+    """Return the moments `[...]` of D sets of equally many samples together, given those of each `[D, ...]`."""
+    mean = moments.mean.mean(0)
+    return Moments(mean, (moments.variance + (moments.mean - mean) ** 2).mean(0), moments.count.sum(0))

@@ -17,7 +17,8 @@ import optax
 from flax import struct
 
 from ldpol.policy import PolicyShape, fold_normaliser
-from ldpol.search.normaliser import Moments, merge, moments_of, no_moments
+from ldpol.search.devices import averaged, gathered
+from ldpol.search.normaliser import Moments, merge, moments_of, no_moments, pooled
 from ldpol.search.ppo_config import PPOConfig, check
 from ldpol.search.ppo_losses import (
     clipped_policy_loss,
@@ -122,7 +123,14 @@ def init(config: PPOConfig, task: Task, shape: PolicyShape, key: Key) -> PPOStat
 
 
 def update(
-    config: PPOConfig, task: Task, shape: PolicyShape, weights: Array, state: PPOState, key: Key
+    config: PPOConfig,
+    task: Task,
+    shape: PolicyShape,
+    weights: Array,
+    state: PPOState,
+    key: Key,
+    *,
+    axis: str | None = None,
 ) -> tuple[PPOState, dict[str, Array]]:
     """Play one rollout and learn from it.
 
@@ -137,6 +145,9 @@ def update(
       weights: `[1 + M]`; a step is worth their product with `[reward, measure_1, ..., measure_M]`.
       state: where to go on.
       key: decides episodes, actions and minibatches.
+      axis: the mesh axis over which the environments are split, inside a `shard_map`: each device plays and learns from
+        its own `config.environments`, and every gradient, statistic and metric is that of all together. `state` and
+        `key` are otherwise the same everywhere, and remain so.
 
     Returns:
       The state afterwards, and scalars: `reward` a step as weighted; `episodes` that ended, their mean `episode_return`
@@ -152,6 +163,8 @@ def update(
         raise ValueError(f"expected 1 + {task.measures} reward weights, found shape {weights.shape}")
     if state.environments.age.shape != (config.environments,):
         raise ValueError(f"ppo.environments = {config.environments}, but the state has {state.environments.age.shape}")
+    if axis is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     play_key, shuffle_key = jax.random.split(key)
 
     def act(observation: Array, noise: Array) -> tuple[Array, Array]:
@@ -176,28 +189,41 @@ def update(
     seen, advantages, targets = jax.tree.map(
         lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (seen, advantages, advantages + seen.value)
     )
-    returns = merge(state.returns, moments_of(targets)) if config.normalise_returns else state.returns
+    everywhere = gathered(
+        {
+            "targets": moments_of(targets),
+            "advantages": moments_of(advantages),
+            "observations": moments_of(seen.observation),
+            "rewards": moments_of(seen.reward),
+            "episodes": _episodes(seen),
+        },
+        axis,
+    )
+    episodes = jax.tree.map(lambda leaf: leaf.sum(0), everywhere.pop("episodes"))
+    found = {name: pooled(moments) for name, moments in everywhere.items()}
+    returns = merge(state.returns, found["targets"]) if config.normalise_returns else state.returns
     batch = Batch(
         observation=state.observations.normalise(seen.observation),
         action=seen.action,
         log_prob=seen.log_prob,
-        advantage=(advantages - advantages.mean()) / (advantages.std() + 1e-8),
+        advantage=(advantages - found["advantages"].mean) / (jnp.sqrt(found["advantages"].variance) + 1e-8),
         target=returns.normalise(targets),
     )
     keys = jax.random.split(shuffle_key, config.epochs)
     rows = jax.vmap(lambda key: jax.random.permutation(key, targets.shape[0]))(keys)
-    state, metrics = learn(config, shape, state, batch, rows.reshape(config.epochs * config.minibatches, -1))
+    state, metrics = learn(config, shape, state, batch, rows.reshape(config.epochs * config.minibatches, -1), axis=axis)
     observations = state.observations
     if config.normalise_observations:
-        observations = merge(observations, moments_of(seen.observation))
+        observations = merge(observations, found["observations"])
     state = dataclasses.replace(
         state, observations=observations, returns=returns, environments=environments, step=state.step + 1
     )
-    return state, metrics | _episodes(seen) | {"reward": seen.reward.mean()}
+    of_episodes = {f"episode_{name}": episodes[name] / episodes["ended"] for name in ("return", "length")}
+    return state, metrics | of_episodes | {"episodes": episodes["ended"], "reward": found["rewards"].mean}
 
 
 def learn(
-    config: PPOConfig, shape: PolicyShape, state: PPOState, batch: Batch, rows: Array
+    config: PPOConfig, shape: PolicyShape, state: PPOState, batch: Batch, rows: Array, *, axis: str | None = None
 ) -> tuple[PPOState, dict[str, Array]]:
     """Take a gradient step for each minibatch in turn, until the policy has moved too far.
 
@@ -207,6 +233,7 @@ def learn(
       state: networks and optimiser; its other fields pass through.
       batch: the transitions.
       rows: `[S, B]` which of them make up each of S minibatches.
+      axis: the mesh axis whose devices each bring a `batch` and `rows`; a minibatch is that of all of them together.
 
     Returns:
       The state with networks and optimiser changed, and the metrics of `update` that concern learning.
@@ -219,6 +246,7 @@ def learn(
     def step(carry: _Carry, chosen: Array) -> tuple[_Carry, dict[str, Array]]:
         networks, adam, stopped = carry
         gradient, info = gradient_of(networks, jax.tree.map(lambda leaf: leaf[chosen], batch))
+        gradient, info = averaged((gradient, info), axis)
         norm = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
         shrink = jnp.minimum(1.0, config.max_gradient_norm / jnp.maximum(norm, 1e-12))
         gradient = jax.tree.map(lambda leaf: shrink * leaf, gradient)
@@ -260,9 +288,10 @@ def _loss(
 
 
 def _episodes(seen: Transitions) -> dict[str, Array]:
-    ended = seen.over.sum()
-    mean = lambda values: jnp.where(seen.over, values, 0.0).sum() / ended  # noqa: E731
-    return {"episodes": ended, "episode_return": mean(seen.total), "episode_length": mean(seen.age)}
+    """Return how many episodes ended, and the sums of their returns and lengths."""
+    over = seen.over.astype(jnp.float32)
+    total = lambda values: jnp.where(seen.over, values, 0.0).sum()  # noqa: E731
+    return {"ended": over.sum(), "return": total(seen.total), "length": total(seen.age.astype(jnp.float32))}
 
 
 def _critic_shape(config: PPOConfig, shape: PolicyShape) -> PolicyShape:
@@ -280,6 +309,8 @@ def _orthogonal(shape: PolicyShape, last: float, key: Key) -> Params:
     made = {}
     for i, (scale, layer_key) in enumerate(zip(scales, keys, strict=True)):
         layer = layers[f"Dense_{i}"]
-        kernel = nn.initializers.orthogonal(scale)(layer_key, layer["kernel"].shape)
+        draw = partial(nn.initializers.orthogonal(scale), shape=layer["kernel"].shape)
+        # One at a time under vmap: jaxlib's batched QR decomposition can hang where there are but two threads.
+        kernel = jax.custom_batching.sequential_vmap(draw)(layer_key)
         made[f"Dense_{i}"] = {"kernel": kernel, "bias": jnp.zeros(layer["bias"].shape)}
     return {"params": made}

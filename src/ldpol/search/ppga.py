@@ -1,0 +1,353 @@
+"""Proximal policy gradient arborescence as a QDax emitter: PPO finds the directions, xNES how far to go along them.
+
+Batra, Tjanaka, Fontaine, Petrenko, Nikolaidis and Sukhatme, ICLR 2024 (arXiv 2305.13795): differentiable quality
+diversity (CMA-MAEGA) whose gradients are differences of policies that PPO trained on the reward and on each measure.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.emitters.emitter import Emitter
+
+from ldpol.archive import Grid
+from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
+from ldpol.rollout import RolloutConfig
+from ldpol.search import ppo, xnes
+from ldpol.search.loop import Search, make_search
+from ldpol.search.normaliser import Moments, no_moments
+from ldpol.search.ppo_config import PPOConfig, split_environments
+from ldpol.search.soft_archive import improvement, raise_thresholds
+from ldpol.tasks import Task
+from ldpol.types import Array, Key, Params, PyTree
+
+_Specs = Any
+"""A prefix of a pytree, of `PartitionSpec`."""
+
+
+class PPGAConfig(NamedTuple):
+    """Settings of PPGA beside those of PPO and xNES.
+
+    Attributes:
+      gradient_updates: PPO updates of each of the 1 + M copies an iteration, N1.
+      walk_updates: PPO updates of the search policy an iteration, N2.
+      episodes: episodes a branch plays.
+      archive_rate: learning rate of the thresholds, alpha: 0 keeps them where they are, 1 makes them the best so far.
+      threshold_min: of an empty cell; fitness a branch must exceed to count as progress.
+      unit_gradients: whether directions are scaled to length 1, so that coefficients are distances between parameters;
+        if not, a coefficient of 1 is what PPO reached.
+    """
+
+    gradient_updates: int = 10
+    walk_updates: int = 10
+    episodes: int = 1
+    archive_rate: float = 0.5
+    threshold_min: float = 0.0
+    unit_gradients: bool = True
+
+
+@struct.dataclass
+class PPGAState:
+    """What PPGA remembers.
+
+    Attributes:
+      walker: the search policy theta, with the critic of its walk and all E environments.
+      climbers: critics and environments `[1 + M, E / (1 + M)]` of the copies; what else they hold is theta's at the
+        start of every iteration.
+      coefficients: the xNES distribution over `[1 + M]` coefficients.
+      thresholds: `[C]` of the soft archive.
+      normalisers: moments `[C, O]` with which the elite of each cell was trained.
+      log_std: `[C, A]` exploration noise of theta when the elite of each cell branched off.
+      restarts: `[]` how often theta was thrown away for an elite.
+      env_steps: `[]` environment steps lived in training.
+      key: of the walk and the restarts, which happen where QDax hands no key.
+    """
+
+    walker: ppo.PPOState
+    climbers: ppo.PPOState
+    coefficients: xnes.XNESState
+    thresholds: Array
+    normalisers: Moments
+    log_std: Array
+    restarts: Array
+    env_steps: Array
+    key: Key
+
+
+def check(config: PPGAConfig) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+      ValueError: naming the setting and what was found.
+    """
+    for name in ("gradient_updates", "episodes"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"ppga.{name} must be at least 1, found {getattr(config, name)}")
+    if config.walk_updates < 0:
+        raise ValueError(f"ppga.walk_updates must not be negative, found {config.walk_updates}")
+    if not 0 <= config.archive_rate <= 1:
+        raise ValueError(f"ppga.archive_rate must be in [0, 1], found {config.archive_rate}")
+    if not math.isfinite(config.threshold_min):
+        raise ValueError(f"ppga.threshold_min must be finite, found {config.threshold_min}")
+
+
+class PPGAEmitter(Emitter):
+    """A QDax emitter: `emit` climbs and branches, `state_update` learns from the branches and walks.
+
+    Its state and all it returns are pytrees of arrays, so an iteration can be one jitted program.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shape: PolicyShape,
+        config: PPGAConfig = PPGAConfig(),
+        ppo_config: PPOConfig = PPOConfig(),
+        xnes_config: xnes.XNESConfig = xnes.XNESConfig(),
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Check the settings and build the two training programs.
+
+        Args:
+          task: what is trained on.
+          shape: architecture of the policies.
+          config: settings of the iteration.
+          ppo_config: of both trainings; its environments are split evenly over the 1 + M copies, and over the devices.
+          xnes_config: of the search for coefficients; its population is the number of branches.
+          mesh: devices that share the environments.
+
+        Raises:
+          ValueError: if settings are out of range or the environments cannot be split.
+        """
+        check(config)
+        self._task, self._shape, self._config = task, shape, config
+        self._copies, devices = 1 + task.measures, 1 if mesh is None else mesh.size
+        self._xnes, self._branches = xnes_config, xnes.population_size(xnes_config, self._copies)
+        # Copies normalise as theta does: with statistics of their own their parameters could not be compared.
+        climb = split_environments(ppo_config, self._copies)._replace(normalise_observations=False)
+        self._walk, self._climb = ppo_config, climb
+        train = partial(_train, task, shape, mesh)
+        self._climb_all = train(split_environments(climb, devices), config.gradient_updates, True)
+        self._walk_on = train(split_environments(ppo_config, devices), config.walk_updates, False)
+        self._steps_climbing = config.gradient_updates * ppo_config.environments * ppo_config.steps
+        self._steps_walking = config.walk_updates * ppo_config.environments * ppo_config.steps
+
+    @property
+    def batch_size(self) -> int:
+        """Branches an iteration."""
+        return self._branches
+
+    def init(
+        self,
+        key: Key,
+        repertoire: MapElitesRepertoire,
+        genotypes: Params,
+        fitnesses: Array,
+        descriptors: Array,
+        extra_scores: dict[str, Array],
+    ) -> PPGAState:
+        """Return the state around an untrained theta; elites already there count as they are, with no normaliser."""
+        walk_key, climb_key, key = jax.random.split(key, 3)
+        cells = repertoire.centroids.shape[0]
+        walker = ppo.init(self._walk, self._task, self._shape, walk_key)
+        start = partial(ppo.init, self._climb, self._task, self._shape)
+        nothing = no_moments((self._task.observation_size,))
+        return PPGAState(
+            walker=walker,
+            climbers=jax.vmap(start)(jax.random.split(climb_key, self._copies)),
+            coefficients=xnes.init(self._xnes, jnp.zeros(self._copies)),
+            thresholds=jnp.full(cells, self._config.threshold_min, jnp.float32),
+            normalisers=_copy(nothing, cells),
+            log_std=_copy(walker.log_std, cells),
+            restarts=jnp.zeros((), jnp.int32),
+            env_steps=jnp.zeros(()),
+            key=key,
+        )
+
+    def emit(
+        self, repertoire: MapElitesRepertoire, emitter_state: PPGAState, key: Key
+    ) -> tuple[Params, dict[str, PyTree]]:
+        """Train the copies and branch from theta along what they learnt.
+
+        Returns:
+          Policies that act on raw observations, leading axis B; and what `state_update` needs to know of them.
+        """
+        state = emitter_state
+        climb_key, ask_key = jax.random.split(key)
+        theta = state.walker
+        fresh = jax.tree.map(jnp.zeros_like, theta.actor_adam)
+        climbers = state.climbers.replace(
+            **_copy(
+                {
+                    "actor": theta.actor,
+                    "log_std": theta.log_std,
+                    "actor_adam": fresh,
+                    "observations": theta.observations,
+                },
+                self._copies,
+            )
+        )
+        climbers = self._climb_all(jnp.eye(self._copies), climbers, climb_key)
+        directions = jax.tree.map(lambda trained, start: trained - start, climbers.actor, theta.actor)
+        if self._config.unit_gradients:
+            directions = jax.vmap(_to_unit_length)(directions)
+        coefficients, draws = xnes.ask(self._xnes, state.coefficients, ask_key)
+        policies = jax.vmap(partial(self._branch, theta, directions))(coefficients)
+        return policies, {"climbers": climbers, "draws": draws}
+
+    def _branch(self, theta: ppo.PPOState, directions: Params, coefficients: Array) -> Params:
+        actor = jax.tree.map(
+            lambda start, rows: start + jnp.tensordot(coefficients, rows, 1, precision="highest"),
+            theta.actor,
+            directions,
+        )
+        return fold_normaliser(actor, theta.observations.mean, theta.observations.std)
+
+    def state_update(
+        self,
+        emitter_state: PPGAState,
+        repertoire: MapElitesRepertoire,
+        genotypes: Params,
+        fitnesses: Array,
+        descriptors: Array,
+        extra_scores: dict[str, PyTree],
+    ) -> PPGAState:
+        """Rank the branches by their improvement of the soft archive; then walk, or begin again from an elite."""
+        state, theta = emitter_state, emitter_state.walker
+        fitness = fitnesses.reshape(-1)
+        cells = get_cells_indices(descriptors, repertoire.centroids)
+        gain = improvement(state.thresholds, cells, fitness)
+        coefficients = xnes.tell(self._xnes, state.coefficients, extra_scores["draws"], gain)
+        # A branch holds its cell if its fitness stands there. An older elite of exactly that fitness would be taken for
+        # it and given theta's normaliser: no harm, for an elite is the same policy whatever normaliser is folded out.
+        holds = repertoire.fitnesses[cells, 0] == fitness
+        place = jnp.where(holds, cells, state.thresholds.shape[0])
+        keep = lambda all_, one: all_.at[place].set(one, mode="drop")  # noqa: E731
+        key, walk_key, elite_key = jax.random.split(state.key, 3)
+        state = state.replace(
+            climbers=extra_scores["climbers"],
+            coefficients=coefficients,
+            thresholds=raise_thresholds(state.thresholds, cells, fitness, self._config.archive_rate),
+            normalisers=jax.tree.map(keep, state.normalisers, theta.observations),
+            log_std=keep(state.log_std, theta.log_std),
+            env_steps=state.env_steps + self._steps_climbing,
+            key=key,
+        )
+        stuck = ~(gain > 0).any() | xnes.converged(self._xnes, coefficients)
+        restart = partial(self._restart, repertoire, state, elite_key)
+        return jax.lax.cond(stuck, restart, partial(self._walk_state, state, walk_key))
+
+    def _walk_state(self, state: PPGAState, key: Key) -> PPGAState:
+        """Train theta where xNES says that progress is."""
+        # The weights have changed since the last walk. Its returns count as those of one walk, or their scale would lag.
+        returns = state.walker.returns
+        returns = returns.replace(count=jnp.minimum(returns.count, float(self._steps_walking)))
+        walker = self._walk_on(state.coefficients.mean, state.walker.replace(returns=returns), key)
+        return state.replace(walker=walker, env_steps=state.env_steps + self._steps_walking)
+
+    def _restart(self, repertoire: MapElitesRepertoire, state: PPGAState, key: Key) -> PPGAState:
+        """Put theta where a random elite stands, and forget where progress was."""
+        filled = repertoire.fitnesses[:, 0] > -jnp.inf
+        cell = jax.random.categorical(key, jnp.where(filled, 0.0, -jnp.inf))
+        elite, observations, log_std = jax.tree.map(
+            lambda leaf: leaf[cell], (repertoire.genotypes, state.normalisers, state.log_std)
+        )
+        walker = state.walker.replace(
+            actor=unfold_normaliser(elite, observations.mean, observations.std),
+            observations=observations,
+            log_std=log_std,
+            actor_adam=jax.tree.map(jnp.zeros_like, state.walker.actor_adam),
+        )
+        coefficients = xnes.init(self._xnes, jnp.zeros(self._copies))
+        return state.replace(walker=walker, coefficients=coefficients, restarts=state.restarts + 1)
+
+
+def make_ppga(
+    task: Task,
+    shape: PolicyShape,
+    grid: Grid,
+    config: PPGAConfig = PPGAConfig(),
+    ppo_config: PPOConfig = PPOConfig(),
+    xnes_config: xnes.XNESConfig = xnes.XNESConfig(),
+    *,
+    play_task: Task | None = None,
+    rollouts: RolloutConfig = RolloutConfig(),
+    mesh: Mesh | None = None,
+) -> Search:
+    """Build the search.
+
+    Args:
+      task: what PPO trains on.
+      shape: architecture of the policies.
+      grid: the measure grid.
+      config: settings of the iteration.
+      ppo_config: settings of PPO.
+      xnes_config: settings of xNES.
+      play_task: what branches are scored on (often with a deterministic reset); default `task`.
+      rollouts: lanes and block length.
+      mesh: devices that share environments and rollouts.
+
+    Raises:
+      ValueError: if settings are out of range, or branches or environments do not fit the devices.
+    """
+    return make_search(
+        play_task or task,
+        shape,
+        grid,
+        PPGAEmitter(task, shape, config, ppo_config, xnes_config, mesh),
+        episodes=config.episodes,
+        trained=lambda state: state.env_steps,
+        rollouts=rollouts,
+        mesh=mesh,
+    )
+
+
+def _train(
+    task: Task, shape: PolicyShape, mesh: Mesh | None, config: PPOConfig, updates: int, copies: bool
+) -> Callable[[Array, ppo.PPOState, Key], ppo.PPOState]:
+    """Return `updates` updates in a row of one state, or of many side by side; devices share the environments.
+
+    `config.environments` are those of one copy on one device.
+    """
+    axis = None if mesh is None else "policies"
+
+    def train(weights: Array, state: ppo.PPOState, key: Key) -> ppo.PPOState:
+        update = partial(ppo.update, config, task, shape, axis=axis)
+        if copies:
+            one = update
+            update = lambda weights, state, key: jax.vmap(one)(weights, state, jax.random.split(key, len(weights)))  # noqa: E731
+
+        def body(state: ppo.PPOState, key: Key) -> tuple[ppo.PPOState, None]:
+            return update(weights, state, key)[0], None
+
+        return jax.lax.scan(body, state, jax.random.split(key, updates))[0]
+
+    if mesh is None:
+        return train
+    everywhere, split = PartitionSpec(), PartitionSpec(None, "policies") if copies else PartitionSpec("policies")
+
+    def shared(weights: Array, state: ppo.PPOState, key: Key) -> ppo.PPOState:
+        specs: _Specs = jax.tree.map(lambda leaf: everywhere, state)
+        specs = specs.replace(environments=jax.tree.map(lambda leaf: split, state.environments))
+        return jax.shard_map(
+            train, mesh=mesh, in_specs=(everywhere, specs, everywhere), out_specs=specs, check_vma=False
+        )(weights, state, key)
+
+    return shared
+
+
+def _to_unit_length(direction: Params) -> Params:
+    """Scale a pytree to length 1; one of zeros stays."""
+    length = jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(direction)))
+    return jax.tree.map(lambda leaf: leaf / jnp.where(length > 0, length, 1.0), direction)
+
+
+def _copy(tree: PyTree, count: int) -> PyTree:
+    """Repeat every leaf along a new leading axis."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), tree)
