@@ -40,6 +40,9 @@ class PPGAConfig(NamedTuple):
       episodes: episodes a branch plays.
       archive_rate: learning rate of the thresholds, alpha: 0 keeps them where they are, 1 makes them the best so far.
       threshold_min: of an empty cell; fitness a branch must exceed to count as progress.
+      reward_coefficient: where the search for coefficients begins, along the reward; along the measures it begins at 0.
+      reward_iterations: iterations at the start whose walk climbs the reward alone, so that branches have something to
+        branch from; xNES ranks and moves as ever.
       unit_gradients: whether directions are scaled to length 1, so that coefficients are distances between parameters;
         if not, a coefficient of 1 is what PPO reached.
     """
@@ -49,6 +52,8 @@ class PPGAConfig(NamedTuple):
     episodes: int = 1
     archive_rate: float = 0.5
     threshold_min: float = 0.0
+    reward_coefficient: float = 0.0
+    reward_iterations: int = 0
     unit_gradients: bool = True
 
 
@@ -64,6 +69,7 @@ class PPGAState:
       thresholds: `[C]` of the soft archive.
       normalisers: moments `[C, O]` with which the elite of each cell was trained.
       log_std: `[C, A]` exploration noise of theta when the elite of each cell branched off.
+      iteration: `[]` iterations done.
       restarts: `[]` how often theta was thrown away for an elite.
       env_steps: `[]` environment steps lived in training.
       key: of the walk and the restarts, which happen where QDax hands no key.
@@ -75,6 +81,7 @@ class PPGAState:
     thresholds: Array
     normalisers: Moments
     log_std: Array
+    iteration: Array
     restarts: Array
     env_steps: Array
     key: Key
@@ -89,12 +96,14 @@ def check(config: PPGAConfig) -> None:
     for name in ("gradient_updates", "episodes"):
         if getattr(config, name) < 1:
             raise ValueError(f"ppga.{name} must be at least 1, found {getattr(config, name)}")
-    if config.walk_updates < 0:
-        raise ValueError(f"ppga.walk_updates must not be negative, found {config.walk_updates}")
+    for name in ("walk_updates", "reward_iterations"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"ppga.{name} must not be negative, found {getattr(config, name)}")
     if not 0 <= config.archive_rate <= 1:
         raise ValueError(f"ppga.archive_rate must be in [0, 1], found {config.archive_rate}")
-    if not math.isfinite(config.threshold_min):
-        raise ValueError(f"ppga.threshold_min must be finite, found {config.threshold_min}")
+    for name in ("threshold_min", "reward_coefficient"):
+        if not math.isfinite(getattr(config, name)):
+            raise ValueError(f"ppga.{name} must be finite, found {getattr(config, name)}")
 
 
 class PPGAEmitter(Emitter):
@@ -161,10 +170,11 @@ class PPGAEmitter(Emitter):
         return PPGAState(
             walker=walker,
             climbers=jax.vmap(start)(jax.random.split(climb_key, self._copies)),
-            coefficients=xnes.init(self._xnes, jnp.zeros(self._copies)),
+            coefficients=self._no_preference(),
             thresholds=jnp.full(cells, self._config.threshold_min, jnp.float32),
             normalisers=_copy(nothing, cells),
             log_std=_copy(walker.log_std, cells),
+            iteration=jnp.zeros((), jnp.int32),
             restarts=jnp.zeros((), jnp.int32),
             env_steps=jnp.zeros(()),
             key=key,
@@ -236,6 +246,7 @@ class PPGAEmitter(Emitter):
             thresholds=raise_thresholds(state.thresholds, cells, fitness, self._config.archive_rate),
             normalisers=jax.tree.map(keep, state.normalisers, theta.observations),
             log_std=keep(state.log_std, theta.log_std),
+            iteration=state.iteration + 1,
             env_steps=state.env_steps + self._steps_climbing,
             key=key,
         )
@@ -245,10 +256,12 @@ class PPGAEmitter(Emitter):
 
     def _walk_state(self, state: PPGAState, key: Key) -> PPGAState:
         """Train theta where xNES says that progress is."""
-        # The weights have changed since the last walk. Its returns count as those of one walk, or their scale would lag.
+        # The weights have changed since the last walk: its returns count as those of one, or their scale would lag.
         returns = state.walker.returns
         returns = returns.replace(count=jnp.minimum(returns.count, float(self._steps_walking)))
-        walker = self._walk_on(state.coefficients.mean, state.walker.replace(returns=returns), key)
+        reward = jnp.zeros(self._copies).at[0].set(1.0)
+        weights = jnp.where(state.iteration <= self._config.reward_iterations, reward, state.coefficients.mean)
+        walker = self._walk_on(weights, state.walker.replace(returns=returns), key)
         return state.replace(walker=walker, env_steps=state.env_steps + self._steps_walking)
 
     def _restart(self, repertoire: MapElitesRepertoire, state: PPGAState, key: Key) -> PPGAState:
@@ -264,8 +277,10 @@ class PPGAEmitter(Emitter):
             log_std=log_std,
             actor_adam=jax.tree.map(jnp.zeros_like, state.walker.actor_adam),
         )
-        coefficients = xnes.init(self._xnes, jnp.zeros(self._copies))
-        return state.replace(walker=walker, coefficients=coefficients, restarts=state.restarts + 1)
+        return state.replace(walker=walker, coefficients=self._no_preference(), restarts=state.restarts + 1)
+
+    def _no_preference(self) -> xnes.XNESState:
+        return xnes.init(self._xnes, jnp.zeros(self._copies).at[0].set(self._config.reward_coefficient))
 
 
 def make_ppga(
