@@ -8,6 +8,7 @@ from ldpol.model.condition import Condition, ask, nothing
 from ldpol.model.diffusion import (
     LatentBank,
     add_noise,
+    compose,
     diffusion_loss,
     guide,
     loss_weight,
@@ -249,3 +250,78 @@ def test_guidance_is_linear_between_free_and_conditional(scale):
 
 def test_guidance_of_one_does_not_evaluate_twice():
     assert guide(conditional, 1.0) is conditional
+
+
+def test_composition_by_hand():
+    """Three terms around the free branch, the last of them negated; the condition it is called with does not matter."""
+    x, t = jnp.arange(3.0), jnp.asarray(0.5)
+    asked = [ask(jnp.array(measures)) for measures in ([0.2, 0.4], [jnp.nan, 0.1], [0.9, jnp.nan])]
+    free = x * 0.5
+    shifts = [3.0 * 0.6 + 10.0, 3.0 * 0.1 + 5.0, 3.0 * 0.9 + 5.0]
+    expected = free + 1.5 * shifts[0] + 0.5 * shifts[1] - 2.0 * shifts[2]
+    for scales in ((1.5, 0.5, -2.0), jnp.array([1.5, 0.5, -2.0])):
+        composed = compose(conditional, asked, scales)
+        for called_with in (nothing(2), asked[0]):
+            np.testing.assert_allclose(composed(x, t, called_with), expected, rtol=1e-5)
+        np.testing.assert_allclose(jax.jit(composed)(x, t, nothing(2)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1, 2.5, -1.0])
+def test_composition_of_one_condition_is_guidance(scale):
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
+    for scales in ([scale], jnp.array([scale])):
+        found = compose(conditional, [wanted], scales)(x, t, nothing(2))
+        np.testing.assert_array_equal(found, guide(conditional, scales[0])(x, t, wanted))
+
+
+def test_composition_of_nothing_or_without_scale():
+    for asked, scales in (([], []), ([nothing(2)], [1.0, 2.0]), ([nothing(2)] * 2, jnp.ones(3))):
+        with pytest.raises(ValueError, match="one scale a condition"):
+            compose(conditional, asked, scales)
+
+
+def gaussians(schedule, free, given):
+    """A denoiser of N(mean, std^2): `free` without condition, else `given[i]` where measure i is asked for."""
+
+    def of(mean, std, x, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * mean)
+
+    def denoise(x, t, condition):
+        found = of(*free, x, t)
+        for i, (mean, std) in enumerate(given):
+            found = jnp.where(condition.given[i] > 0, of(mean, std, x, t), found)
+        return found
+
+    return denoise
+
+
+def only(i):
+    return ask(jnp.full(2, jnp.nan).at[i].set(0.0))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (2.0, 0.5), (1.0, -0.5)], ids=["and", "weighted", "not"])
+def test_composition_has_the_score_of_the_product_of_gaussians(name, scales):
+    """Noised Gaussians multiply to a Gaussian: precisions add, and so do precisions times means."""
+    schedule, t = make_schedule(name), jnp.asarray(0.4)
+    free, given = (0.5, 2.0), ((1.5, 0.4), (-0.5, 0.8))
+    x = jnp.linspace(-2.0, 2.0, 9)
+    found = compose(gaussians(schedule, free, given), [only(0), only(1)], scales)(x, t, nothing(2))
+    alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+    powers = (1.0 - sum(scales), *scales)
+    precisions = [p / (alpha**2 * std**2 + sigma**2) for p, (_, std) in zip(powers, (free, *given), strict=True)]
+    precision = sum(precisions)
+    mean = sum(p * alpha * mean for p, (mean, _) in zip(precisions, (free, *given), strict=True)) / precision
+    score = -precision * (np.asarray(x) - mean)
+    np.testing.assert_allclose((alpha * found - x) / sigma**2, score, rtol=2e-4, atol=2e-4)
+
+
+def test_samples_of_a_composition():
+    """Gaussians of one width: the product keeps it, and its mean is the free one plus the scaled shifts, at every t."""
+    schedule = make_schedule("flow")
+    denoise = gaussians(schedule, (0.5, STD), ((1.5, STD), (0.0, STD)))
+    composed = compose(denoise, [only(0), only(1)], (1.0, -2.0))
+    samples = sample(jax.random.key(0), composed, schedule, nothing(2), (20_000,), steps=64)
+    np.testing.assert_allclose(samples.mean(), 0.5 + 1.0 * 1.0 - 2.0 * -0.5, atol=0.03)
+    np.testing.assert_allclose(samples.std(), STD, rtol=0.04)

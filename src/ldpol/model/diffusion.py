@@ -1,6 +1,6 @@
 """Noise schedules and the denoiser boundary: losses and samplers see only `denoise(x, t, condition) -> x0`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
@@ -196,3 +196,36 @@ def guide(denoise: Denoise, scale: float | Array) -> Denoise:
         return free + scale * (denoise(x, t, condition) - free)
 
     return guided
+
+
+def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[float] | Array) -> Denoise:
+    """Ask for several conditions at once (composable diffusion, Liu et al. 2022): guided differences, summed.
+
+    The estimate is D(free) + sum_k scale_k (D(condition_k) - D(free)). The score is linear in it, so this follows, at
+    each noise level, the score of p(x) prod_k (p(x | condition_k) / p(x))^scale_k: the conjunction AND of conditions
+    that are independent given x, and NOT a condition where its scale is negative. p are densities of noisy latents, and
+    noising a product is not the product of the noised: samples follow the conjunction only approximately.
+
+    Args:
+      denoise: a denoiser trained with and without condition; it is evaluated K + 1 times.
+      conditions: K of them.
+      scales: K strengths; with one condition this is `guide`.
+
+    Returns:
+      A denoiser that asks for `conditions`, whatever condition it is called with.
+
+    Raises:
+      ValueError: if there is no condition, or the numbers of conditions and scales differ.
+    """
+    count = len(scales) if isinstance(scales, Sequence) else scales.shape[0]
+    if not conditions or len(conditions) != count:
+        raise ValueError(f"compose needs one scale a condition and at least one, found {len(conditions)} and {count}")
+    if count == 1:
+        alone = guide(denoise, scales[0])
+        return lambda x, t, condition: alone(x, t, conditions[0])
+
+    def composed(x: Array, t: Array, condition: Condition) -> Array:
+        free = denoise(x, t, nothing(conditions[0].measures.shape[0]))
+        return free + sum(scales[k] * (denoise(x, t, asked) - free) for k, asked in enumerate(conditions))
+
+    return composed
