@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_generator import generator  # noqa: F401
-from toy import make_toy
+from toy import make_toy, push
 
 from ldpol.archive import Grid
-from ldpol.evaluation.metrics import compare, distances, js_divergence, summarise
+from ldpol.evaluation.metrics import action_distance, compare, distances, js_divergence, summarise
 from ldpol.evaluation.reconstruction import score_generated, score_policies
 from ldpol.rollout import RolloutConfig, rollout
 from ldpol.types import Score
@@ -23,6 +23,29 @@ def score(fitness, measures):
 def test_distances_by_hand():
     found = distances(jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]]))
     np.testing.assert_allclose(found, [5.0, 0.0])
+
+
+def test_action_distance_by_hand():
+    """Pairs (3, 4), (0, 5), (3, -1) apart; the same at every observation."""
+    policies = jnp.array([[0.0, 0.0], [3.0, 4.0], [0.0, 5.0]])
+    found = action_distance(push, policies, jnp.zeros((7, 3)))
+    assert float(found) == pytest.approx((5.0 + 5.0 + np.hypot(3.0, 1.0)) / 3)
+
+
+def test_action_distance_averages_over_observations_and_pairs():
+    """Linear policies, against a plain loop."""
+    policies, seen = jax.random.normal(jax.random.key(0), (4, 2, 3)), jax.random.normal(jax.random.key(1), (5, 3))
+    pairs = [(i, j) for i in range(4) for j in range(4) if i < j]
+    expected = np.mean([np.linalg.norm((policies[i] - policies[j]) @ o) for i, j in pairs for o in seen])
+    found = jax.jit(lambda p, o: action_distance(lambda params, x: params @ x, p, o))(policies, seen)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(action_distance(push, jnp.ones((3, 2)), seen)) == 0.0
+
+
+@pytest.mark.parametrize(("policies", "seen"), [(1, 4), (3, 0)])
+def test_action_distance_needs_pairs_and_observations(policies, seen):
+    with pytest.raises(ValueError, match=f"found {policies} and {seen}"):
+        action_distance(push, jnp.ones((policies, 2)), jnp.ones((seen, 3)))
 
 
 def test_divergence_of_the_same_sample_is_zero():

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Grid, best_per_cell, grid_metrics
-from ldpol.types import Array, Score
+from ldpol.rollout import Apply
+from ldpol.types import Array, Params, Score
 
 
 def distances(targets: Array, achieved: Array) -> Array:
@@ -31,6 +33,28 @@ def js_divergence(grid: Grid, one: Array, other: Array) -> float:
         return float(np.sum(a[used] * np.log2(a[used] / middle[used])))
 
     return (relative_entropy(p) + relative_entropy(q)) / 2
+
+
+def action_distance(apply: Apply, policies: Params, observations: Array) -> Array:
+    """Return how differently N policies act, `[]`: the mean L2 distance of actions over all pairs and observations.
+
+    Args:
+      apply: `(params, observation [O]) -> action [A]`.
+      policies: N policies, for instance samples of one condition: leading axis on every leaf.
+      observations: `[B, O]` where they act.
+
+    Raises:
+      ValueError: if there is no pair or no observation.
+    """
+    count = jax.tree.leaves(policies)[0].shape[0]
+    if count < 2 or not observations.shape[0]:
+        raise ValueError(
+            f"a distance between policies takes at least 2 policies and 1 observation, found {count} and "
+            f"{observations.shape[0]}"
+        )
+    actions = jax.vmap(lambda params: jax.vmap(lambda seen: apply(params, seen))(observations))(policies)
+    one, other = np.triu_indices(count, 1)
+    return distances(actions[one], actions[other]).mean()
 
 
 def summarise(grid: Grid, score: Score, offset: float) -> dict[str, float]:
