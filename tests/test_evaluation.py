@@ -6,8 +6,10 @@ from test_generator import generator  # noqa: F401
 from toy import make_toy, push
 
 from ldpol.archive import Grid
+from ldpol.evaluation.choosing import first, from_generator, look_ahead
 from ldpol.evaluation.metrics import action_distance, compare, distances, js_divergence, summarise
 from ldpol.evaluation.reconstruction import score_generated, score_policies
+from ldpol.evaluation.sequencing import play_sequences
 from ldpol.rollout import RolloutConfig, rollout
 from ldpol.types import Score
 
@@ -138,3 +140,27 @@ def test_generated_scores_are_sampled_policies_played(generator, mesh, spread): 
         for scores in (found, given):
             np.testing.assert_allclose(scores.fitness[i], np.mean([s.fitness for s in played]), atol=1e-4)
             np.testing.assert_allclose(scores.measures[i], np.mean([s.measures for s in played], 0), atol=1e-5)
+
+
+def test_sequences_of_a_generator(generator):  # noqa: F811
+    """A look-ahead of one candidate is the blind sample bit by bit; each segment's policy is the generator's own."""
+    task = make_toy(episode_length=8, noise=0.2, width=9.0)
+    act = lambda params, seen: generator.apply(params, jnp.concatenate([seen, seen[:2]]))  # noqa: E731
+    propose = from_generator(generator.sample, 1)
+    wanted, keys = jnp.array([[[-0.5, 3.0], [0.5, jnp.nan]]]), jax.random.split(jax.random.key(1), 1)
+
+    def play(choose):
+        return jax.jit(lambda w, k: play_sequences(task, act, choose, w, k, episodes=2, settle=1))(wanted, keys)
+
+    blind = play(first(propose))
+    ahead = play(look_ahead(task, act, propose, steps=4, settle=1))
+    jax.tree.map(np.testing.assert_array_equal, ahead, blind)
+    for e in range(2):
+        reset_key, choice_key = jax.random.split(jax.random.fold_in(keys[0], e))
+        state, rewards = task.reset(reset_key), []
+        for k, key in enumerate(jax.random.split(choice_key, 2)):
+            policy = jax.jit(generator.sample)(jax.random.fold_in(key, 0), wanted[0, k])
+            for _ in range(4):
+                state = task.step(state, act(policy, state.observation))
+                rewards.append(float(state.reward))
+        np.testing.assert_allclose(blind.segments.fitness[0, e], np.reshape(rewards, (2, 4)).sum(1), atol=1e-4)

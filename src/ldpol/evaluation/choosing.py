@@ -1,0 +1,149 @@
+"""Ways to choose the policy of a segment: a blind sample, the nearest elite, or the best of n looked-ahead candidates.
+
+A `Propose` function offers candidates; `first` takes one of them blindly, `look_ahead` plays them all from where the
+episode stands. Any proposal goes with any choice: samples of the generator and elites of the archive are judged alike.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ldpol.evaluation.sequencing import Choice, Choose, SegmentScore, play_segment
+from ldpol.rollout import Apply
+from ldpol.tasks import Task, TaskState
+from ldpol.types import Array, Key, Params, PyTree
+
+Propose = Callable[[Key, PyTree], Params]
+"""`(key, wanted) -> n policies`, a leading axis n on every leaf, the first guess first."""
+
+
+def miss(target: Array, achieved: Array) -> Array:
+    """Return the L2 distance `[...]` of measures `[..., M]` from a target `[..., M]`, whose NaN ask for nothing."""
+    return jnp.linalg.norm(jnp.where(jnp.isnan(target), 0.0, achieved - target), axis=-1)
+
+
+def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propose:
+    """Propose `count` samples of a generative model.
+
+    Candidate i is drawn with key i of a fixed series: the first of eight candidates is the only one of one, so that
+    numbers of candidates are compared on common random numbers.
+
+    Args:
+      sample: `(key, wanted) -> one policy`, such as `PolicyGenerator.sample`.
+      count: n.
+    """
+    if count < 1:
+        raise ValueError(f"a proposal needs at least 1 candidate, found {count}")
+
+    def propose(key: Key, wanted: PyTree) -> Params:
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+        return jax.vmap(sample, (0, None))(keys, wanted)
+
+    return propose
+
+
+def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
+    """Propose the `count` elites whose measures are nearest to the wanted ones, the nearest first.
+
+    Args:
+      policies: N policies, leading axis on every leaf.
+      measures: `[N, M]` what they do: the means of several fresh episodes, not the lucky draws a search stored.
+      count: n, at most N.
+
+    Raises:
+      ValueError: if there are fewer than n elites.
+    """
+    if not 1 <= count <= measures.shape[0]:
+        raise ValueError(f"cannot propose {count} elites of an archive of {measures.shape[0]}")
+
+    def propose(key: Key, wanted: PyTree) -> Params:
+        _, rows = jax.lax.top_k(-miss(wanted, measures), count)
+        return jax.tree.map(lambda leaf: leaf[rows], policies)
+
+    return propose
+
+
+def first(propose: Propose) -> Choose:
+    """Choose the first candidate without looking at the state: one blind sample, or the nearest elite."""
+
+    def choose(key: Key, wanted: PyTree, state: TaskState) -> Choice:
+        return Choice(_row(propose(key, wanted), 0), jnp.zeros((), jnp.int32))
+
+    return choose
+
+
+def best_candidate(scores: SegmentScore, target: Array, tolerance: float = 0.0) -> Array:
+    """Return the index `[]` of the best of n candidates: survival first, then closeness, then reward.
+
+    A candidate that falls is worse the sooner it falls; one that fell before it was measured is infinitely far away. Of
+    equals the first wins.
+
+    Args:
+      scores: `[n]`.
+      target: `[M]` wanted measures; NaN leaves one free.
+      tolerance: distances in the same multiple of it count as equally close, so that reward decides; 0: no two do.
+    """
+    measured = ~jnp.isnan(scores.measures).any(-1)
+    distance = jnp.where(measured, miss(target, scores.measures), jnp.inf)
+    if tolerance > 0:
+        distance = jnp.floor(distance / tolerance)
+    # `lived` cannot tell a fall in the very last step from survival.
+    return jnp.lexsort((-scores.fitness, distance, -scores.lived, ~scores.survived))[0]
+
+
+def look_ahead(
+    task: Task,
+    apply: Apply,
+    propose: Propose,
+    *,
+    steps: int,
+    settle: int,
+    horizon: int | None = None,
+    tolerance: float = 0.0,
+    target: Callable[[PyTree], Array] = lambda wanted: wanted,
+) -> Choose:
+    """Choose the candidate that does best when played from the current state of the physics.
+
+    The simulator is used as its own model: this is what planning can reach where a perfect model is at hand, and its
+    price is in `Choice.look_ahead`, n times `horizon` steps. One candidate needs no look-ahead and costs nothing.
+
+    Args:
+      task: the task.
+      apply: `(params, observation [O]) -> action [A]`.
+      propose: offers the candidates.
+      steps: of a segment; see `segment_steps`.
+      settle: steps in which measures do not count yet.
+      horizon: steps to look ahead, more than `settle`; None: the whole segment. Steps beyond the segment show whether a
+        candidate leaves the body able to go on; measures are compared within the segment only.
+      tolerance: see `best_candidate`.
+      target: what measures `[M]` a request asks for; free ones are NaN.
+
+    Raises:
+      ValueError: if the horizon ends before anything is measured.
+    """
+    horizon = steps if horizon is None else horizon
+    if not 0 <= settle < min(horizon, steps):
+        raise ValueError(
+            f"a look-ahead of {horizon} steps into a segment of {steps} measures nothing when the first {settle} do "
+            "not count; choose horizon and steps above settle"
+        )
+
+    def choose(key: Key, wanted: PyTree, state: TaskState) -> Choice:
+        candidates = propose(key, wanted)
+        count = jax.tree.leaves(candidates)[0].shape[0]
+        if count == 1:
+            return Choice(_row(candidates, 0), jnp.zeros((), jnp.int32))
+
+        def play(params: Params) -> SegmentScore:
+            window = (settle, min(horizon, steps))
+            return play_segment(task, apply, params, state, jnp.ones((), bool), steps=horizon, window=window)[0]
+
+        best = best_candidate(jax.vmap(play)(candidates), target(wanted), tolerance)
+        return Choice(_row(candidates, best), jnp.asarray(count * horizon, jnp.int32))
+
+    return choose
+
+
+def _row(policies: Params, index: Array | int) -> Params:
+    return jax.tree.map(lambda leaf: leaf[index], policies)
