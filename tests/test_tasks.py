@@ -35,6 +35,24 @@ def touches_by_collision(system, feet, transforms):
     return jax.lax.map(one, transforms)
 
 
+@pytest.mark.parametrize("name", ["ant", "humanoid", "halfcheetah"])
+def test_feet_are_where_their_names_say(name):
+    """Forward is x, left is y (z points up), seen from the torso in the model's own rest pose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Brax says that it is not developed any more
+        model = envs.get_environment(name, backend="spring").sys.mj_model
+    for foot, words in zip(SPECS[name].feet, SPECS[name].measure_names, strict=True):
+        body = model.geom(foot).bodyid[0]
+        place = model.geom(foot).pos.copy()
+        while body:  # no body of these legs is rotated at rest
+            np.testing.assert_allclose(model.body_quat[body][0], 1.0, atol=1e-4)
+            place, body = place + model.body_pos[body], model.body_parentid[body]
+        x, y, _ = place
+        for word, there in {"front": x > 0.1, "back": x < -0.1, "left": y > 0.05, "right": y < -0.05}.items():
+            if word in words:
+                assert there, (foot, words, place)
+
+
 def agreement(task, transforms, touches, feet):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Brax says that it is not developed any more

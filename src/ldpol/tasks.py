@@ -49,7 +49,8 @@ SPECS: dict[str, TaskSpec] = {
     "ant": TaskSpec(
         "ant",
         ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom"),
-        ("front left foot", "front right foot", "back left foot", "back right foot"),
+        # Named by where they are when it heads along x, as rewarded; the model's own names say otherwise.
+        ("front left foot", "back left foot", "back right foot", "front right foot"),
         1.0,
     ),
     "humanoid": TaskSpec("humanoid", ("right_foot", "left_foot"), ("right foot", "left foot"), 0.0),
