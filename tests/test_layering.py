@@ -11,7 +11,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
     ("tasks", "policy"),
     ("storage", "rollout"),
-    ("archive",),
+    ("archive", "traits"),
     ("search",),
     ("model",),
     ("language",),

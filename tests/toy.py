@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.tasks import Task, TaskState
+from ldpol.tasks import Task, TaskState, Torso
 
 HIGH, SPEED = 0.5, 0.25
 
@@ -14,8 +14,9 @@ def make_toy(
 ) -> Task:
     """A point that moves by `SPEED * action` a step and dies when it gets past x = `width`.
 
-    Observation `[x, y, step]`; reward `y + bonus` after the step; measures: x above `HIGH`, y above `HIGH`. It starts
-    at the origin plus uniform noise. Once it is dead its physics overflows: the second step after gives NaN.
+    Observation `[x, y, step]`; reward `y + bonus` after the step; measures: x above `HIGH`, y above `HIGH`; its torso
+    is at (x, 0, y), pitched by x + y. It starts at the origin plus uniform noise. Once it is dead its physics
+    overflows: the second step after gives NaN.
     """
 
     def observe(physics):
@@ -43,6 +44,10 @@ def make_toy(
     def measure(state):
         return jnp.array([state.physics["x"] > HIGH, state.physics["y"] > HIGH], jnp.float32)
 
+    def torso(state):
+        x, y = state.physics["x"], state.physics["y"]
+        return Torso(jnp.stack([x, jnp.zeros_like(x), y]), x + y)
+
     return Task(
         name=name,
         reset=reset,
@@ -58,6 +63,8 @@ def make_toy(
         dt=1.0,
         backend="none",
         reset_noise=noise,
+        torso=torso,
+        sides=(("right", (0,)), ("up", (1,))),
     )
 
 

@@ -40,20 +40,37 @@ class TaskSpec(NamedTuple):
     measure_names: tuple[str, ...]
     offset_per_step: float
     """Added per step of the full episode to a fitness before QD scores, so that they stay positive."""
+    sides: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """The two sides that its feet pair up on, by name, each with the numbers of its feet; empty without pairs."""
 
 
 SPECS: dict[str, TaskSpec] = {
-    "walker2d": TaskSpec("walker2d", ("foot_geom", "foot_left_geom"), ("right foot", "left foot"), 0.0),
+    "walker2d": TaskSpec(
+        "walker2d",
+        ("foot_geom", "foot_left_geom"),
+        ("right foot", "left foot"),
+        0.0,
+        sides=(("right", (0,)), ("left", (1,))),
+    ),
     "hopper": TaskSpec("hopper", ("foot_geom",), ("foot",), 0.0),
-    "halfcheetah": TaskSpec("halfcheetah", ("bfoot", "ffoot"), ("back foot", "front foot"), 1.0),
+    "halfcheetah": TaskSpec(
+        "halfcheetah", ("bfoot", "ffoot"), ("back foot", "front foot"), 1.0, sides=(("back", (0,)), ("front", (1,)))
+    ),
     "ant": TaskSpec(
         "ant",
         ("left_foot_geom", "right_foot_geom", "third_foot_geom", "fourth_foot_geom"),
         # Named by where they are when it heads along x, as rewarded; the model's own names say otherwise.
         ("front left foot", "back left foot", "back right foot", "front right foot"),
         1.0,
+        sides=(("right", (2, 3)), ("left", (0, 1))),
     ),
-    "humanoid": TaskSpec("humanoid", ("right_foot", "left_foot"), ("right foot", "left foot"), 0.0),
+    "humanoid": TaskSpec(
+        "humanoid",
+        ("right_foot", "left_foot"),
+        ("right foot", "left foot"),
+        0.0,
+        sides=(("right", (0,)), ("left", (1,))),
+    ),
 }
 
 
@@ -74,6 +91,19 @@ class TaskState:
     done: Array
 
 
+class Torso(NamedTuple):
+    """Where the torso is.
+
+    Attributes:
+      position: `[3]` of its origin, metres; the ground is z = 0 and the reward is for moving along x.
+      pitch: `[]` radians in (-pi, pi]: how far the vertical is turned in the torso's own sagittal plane, whatever way
+        it faces. 0 at rest, positive when it leans forward.
+    """
+
+    position: Array
+    pitch: Array
+
+
 @struct.dataclass
 class Task:
     """A control task with behaviour measures; all fields are static.
@@ -84,6 +114,8 @@ class Task:
       measure: `TaskState -> [M]`, 1.0 for each foot that touches the ground now, else 0.0.
       fitness_offset: added to a fitness in a QD score.
       dt: seconds of physics a step.
+      torso: `TaskState -> Torso`; None for a task without a torso, which then has no traits.
+      sides: see `TaskSpec.sides`.
     """
 
     name: str = struct.field(pytree_node=False)
@@ -100,6 +132,8 @@ class Task:
     dt: float = struct.field(pytree_node=False)
     backend: str = struct.field(pytree_node=False)
     reset_noise: float = struct.field(pytree_node=False)
+    torso: Callable[[TaskState], Torso] | None = struct.field(pytree_node=False, default=None)
+    sides: tuple[tuple[str, tuple[int, ...]], ...] = struct.field(pytree_node=False, default=())
 
     @property
     def measures(self) -> int:
@@ -173,7 +207,17 @@ def make_task(
         dt=float(env.dt),
         backend=backend,
         reset_noise=float(env._reset_noise_scale),
+        torso=_torso,
+        sides=spec.sides,
     )
+
+
+def _torso(state: TaskState) -> Torso:
+    """The root link, which is the torso in every task."""
+    position, rotation = state.physics.x.pos[0], state.physics.x.rot[0]
+    forward = math.rotate(jnp.array([1.0, 0.0, 0.0]), rotation)
+    up = math.rotate(jnp.array([0.0, 0.0, 1.0]), rotation)
+    return Torso(position, jnp.arctan2(-forward[2], up[2]))
 
 
 def _ground_contact(env: PipelineEnv, feet: tuple[str, ...]) -> Callable[[Any], Array]:

@@ -1,0 +1,168 @@
+"""How a policy behaves beyond its measures: statistics of an episode, accumulated in fixed memory while it is played.
+
+    recorder = watch(task)
+    score, record = evaluate(..., episodes=E, recorder=recorder)
+    behaviour = jax.vmap(jax.vmap(partial(describe, task)))(score, record).mean(1)  # [N, E, K + M] -> [N, K + M]
+
+A recorder sees the state before each step lived. Of a life of T steps it therefore sees the T states from the start to
+one step before the end, and T - 1 changes between them; speed and cadence are over these.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import struct
+
+from ldpol.rollout import Recorder
+from ldpol.tasks import Task, TaskState, Torso
+from ldpol.types import Array, Key, Score
+
+
+class Trait(NamedTuple):
+    """A column of a table of behaviours.
+
+    Attributes:
+      name: what it is called.
+      unit: SI; 1 for fractions.
+      meaning: in a sentence.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+
+
+TRAITS = (
+    Trait("forward speed", "m/s", "mean velocity of the torso along x"),
+    Trait("height", "m", "mean height of the torso's origin above the ground"),
+    Trait("height variation", "m", "standard deviation of that height over the episode"),
+    Trait("pitch", "rad", "circular mean of the torso's pitch, positive when it leans forward"),
+    Trait("airborne", "1", "fraction of steps at which no foot touches the ground"),
+    Trait("cadence", "Hz", "touch-downs and lift-offs a second, of all feet together"),
+    Trait("asymmetry", "1", "fraction of steps at which the feet of the first side touch, less that of the second"),
+    Trait("effort", "1", "mean of the squared actions"),
+    Trait("survival", "1", "steps lived over the length of an episode"),
+)
+
+
+def traits(task: Task) -> tuple[Trait, ...]:
+    """Return the K traits that a task has: all `TRAITS`, less the asymmetry where feet do not pair up.
+
+    Raises:
+      ValueError: if the task does not say where its torso is.
+    """
+    if task.torso is None:
+        raise ValueError(f"task {task.name!r} has no traits: it does not say where its torso is; set `Task.torso`")
+    return tuple(trait for trait in TRAITS if task.sides or trait.name != "asymmetry")
+
+
+def columns(task: Task) -> tuple[Trait, ...]:
+    """Return what the K + M columns of `describe` are: the task's traits, then its measures.
+
+    Raises:
+      ValueError: if the task does not say where its torso is.
+    """
+    touches = "fraction of steps after which the foot touches the ground"
+    return (*traits(task), *(Trait(name, "1", touches) for name in task.measure_names))
+
+
+@struct.dataclass
+class TraitSums:
+    """Running sums of one episode.
+
+    Attributes:
+      steps: `[]` states seen.
+      first, last: `[3]` position of the torso in the first and the latest of them, metres.
+      rise, rise_squared: `[]` sums over the states of the height above the first one, and of its square. Differences
+        to a nearby height, because the squares of heights themselves would round away their small variation.
+      pitch: `[2]` sums of its cosine and sine, so that angles average well where they wrap around.
+      airborne: `[]` states at which no foot touches.
+      touching: `[M]` the latest contacts.
+      switches: `[]` changes of contact between successive states, over all feet.
+      contacts: `[M]` states at which each foot touches.
+      effort: `[]` sum of the mean squared action.
+    """
+
+    steps: Array
+    first: Array
+    last: Array
+    rise: Array
+    rise_squared: Array
+    pitch: Array
+    airborne: Array
+    touching: Array
+    switches: Array
+    contacts: Array
+    effort: Array
+
+
+def watch(task: Task) -> Recorder:
+    """Return the recorder of a task's traits; its record is a `TraitSums`.
+
+    Raises:
+      ValueError: if the task does not say where its torso is.
+    """
+    traits(task)
+    torso = task.torso
+    assert torso is not None
+
+    def init() -> TraitSums:
+        zero, feet, place = jnp.zeros(()), jnp.zeros(task.measures), jnp.zeros(3)
+        return TraitSums(zero, place, place, zero, zero, jnp.zeros(2), zero, feet, zero, feet, zero)
+
+    def update(sums: TraitSums, state: TaskState, action: Array, key: Key) -> TraitSums:
+        return _add(sums, torso(state), task.measure(state), jnp.clip(action, -1.0, 1.0))
+
+    return Recorder(init, update)
+
+
+def _add(sums: TraitSums, torso: Torso, touching: Array, action: Array) -> TraitSums:
+    """Add one state: its torso, its contacts `[M]`, and the action `[A]` taken in it."""
+    started = sums.steps > 0
+    first = jnp.where(started, sums.first, torso.position)
+    rise = torso.position[2] - first[2]
+    return TraitSums(
+        steps=sums.steps + 1.0,
+        first=first,
+        last=torso.position,
+        rise=sums.rise + rise,
+        rise_squared=sums.rise_squared + rise**2,
+        pitch=sums.pitch + jnp.stack([jnp.cos(torso.pitch), jnp.sin(torso.pitch)]),
+        airborne=sums.airborne + (touching.max() < 0.5),
+        touching=touching,
+        switches=sums.switches + jnp.where(started, jnp.abs(touching - sums.touching).sum(), 0.0),
+        contacts=sums.contacts + touching,
+        effort=sums.effort + (action**2).mean(),
+    )
+
+
+def summarise(task: Task, sums: TraitSums) -> Array:
+    """Turn the sums of one episode into its traits `[K]`, in the order of `traits(task)`."""
+    steps = jnp.maximum(sums.steps, 1.0)
+    seconds = jnp.maximum(sums.steps - 1.0, 1.0) * task.dt  # nothing moved in a life of one step: 0 a second
+    rise = sums.rise / steps
+    values = {
+        "forward speed": (sums.last[0] - sums.first[0]) / seconds,
+        "height": sums.first[2] + rise,
+        "height variation": jnp.sqrt(jnp.maximum(sums.rise_squared / steps - rise**2, 0.0)),
+        "pitch": jnp.arctan2(sums.pitch[1], sums.pitch[0]),
+        "airborne": sums.airborne / steps,
+        "cadence": sums.switches / seconds,
+        "asymmetry": _asymmetry(task, sums.contacts / steps),
+        "effort": sums.effort / steps,
+        "survival": sums.steps / task.episode_length,
+    }
+    return jnp.stack([values[trait.name] for trait in traits(task)])
+
+
+def _asymmetry(task: Task, contacts: Array) -> Array:
+    """Mean contact of the first side's feet less that of the second's."""
+    if not task.sides:
+        return jnp.zeros(())
+    first, second = (contacts[jnp.asarray(feet)].mean() for _, feet in task.sides)
+    return first - second
+
+
+def describe(task: Task, score: Score, sums: TraitSums) -> Array:
+    """Put one episode's traits and measures side by side `[K + M]`, in the order of `columns(task)`."""
+    return jnp.concatenate([summarise(task, sums), score.measures])
