@@ -1,0 +1,1 @@
+"""Language: captions that are true of a behaviour, claims that can be checked, and text as vectors."""
