@@ -66,22 +66,22 @@ def test_every_caption_is_true_of_its_elite(name, split):
 # What words mean, written down a second time and independently of the lexicon: (pattern, what must hold of the elite).
 MEANINGS = (
     (r"(move|moves|moving|go|goes|going|travel|travels|traveling) forward", lambda t: t["forward speed"] >= 0.1),
-    (r"advanc|proceed|\bhop|\brun|\bwalk|\bmarch|\bstepping along", lambda t: t["forward speed"] >= 0.1),
-    (r"backwards|retreat|revers", lambda t: t["forward speed"] < -0.1),
+    (r"proceed(?!(ing)? in)|making progress|\bhop|\brun|\bwalk|\bmarch|on foot", lambda t: t["forward speed"] >= 0.1),
+    (r"backwards|in reverse", lambda t: t["forward speed"] < -0.1),
     (r"in place|in one place|on the spot|position", lambda t: abs(t["forward speed"]) <= 0.1),
-    (r"leaving the ground|single flight|constantly", lambda t: t["airborne"] < 0.05),
+    (r"leaving the ground|single flight|constantly in touch", lambda t: t["airborne"] < 0.05),
     (r"(?<!hardly )leaving the ground|always in contact|single flight", lambda t: t["airborne"] == 0),
     (r"(?<!neither )leaning forward|tilted forward|bent forward|nose down", lambda t: t["pitch"] >= 0.1),
-    (r"leaning back|tilted back|bent back|nose up|to the rear", lambda t: t["pitch"] < -0.1),
-    (r"without leaning|neither leaning|straight posture", lambda t: abs(t["pitch"]) <= 0.1),
+    (r"leaning back|tilted back|bent back|nose up|the sky", lambda t: t["pitch"] < -0.1),
+    (r"without leaning|neither leaning|straight", lambda t: abs(t["pitch"]) <= 0.1),
     (r"never falling|without falling|no collapse|very end", lambda t: t["survival"] == 1),
-    (r"falling early|soon falling|early collapse|not surviving", lambda t: t["survival"] < 0.5),
+    (r"falling early|soon falling|early collapse|early end", lambda t: t["survival"] < 0.5),
     (r"hop.* on the left|along on the left|ahead on the left", lambda t: t["right foot"] < 0.15 <= t["left foot"]),
     (r"with the right foot mostly in the air", lambda t: t["right foot"] < 0.15),
     (r"without ever touching the ground with the left foot", lambda t: t["left foot"] == 0),
     (r"keeping the left foot on the ground most", lambda t: t["left foot"] >= 0.75),
     (r"favoring the right foot|right foot more than", lambda t: t["asymmetry"] >= 0.1),
-    (r"preferring the left foot|left foot on the floor longer", lambda t: t["asymmetry"] < -0.1),
+    (r"preference for the left foot|left foot on the floor longer", lambda t: t["asymmetry"] < -0.1),
 )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_words_mean_what_they_say():
     speed = table[:, 0]
     slow, fast = np.quantile(speed[speed >= 0.1], (1 / 3, 2 / 3))
     paces = (
-        (r"slow|gradual|haste|low velocity|lowest", lambda t: 0.1 <= t["forward speed"] < slow),
+        (r"slow|gradual|low velocity|lowest", lambda t: 0.1 <= t["forward speed"] < slow),
         (r"moderate pace|medium speed|average velocity|intermediate", lambda t: slow <= t["forward speed"] < fast),
         (r"\bfast|quickly|high speed|top speed|rapidly|swiftly|high velocity|maximum",
          lambda t: t["forward speed"] >= fast),

@@ -5,6 +5,7 @@ out for tests; no wording of one split occurs within one of the other.
 """
 
 import math
+import re
 from typing import Literal, NamedTuple
 
 from ldpol.tasks import Task
@@ -84,8 +85,8 @@ FRAMES: dict[Split, tuple[str, ...]] = {
 }
 
 _SUBJECTS = {
-    "walker2d": (("the walker", "a two-legged robot"), ("the biped", "a machine on two feet")),
-    "hopper": (("the hopper", "a one-legged robot"), ("the monopod", "a machine on one foot")),
+    "walker2d": (("the walker", "a two-legged robot"), ("the figure", "a machine on two feet")),
+    "hopper": (("the hopper", "a one-legged robot"), ("the device", "a machine on one foot")),
     "halfcheetah": (("the cheetah", "a robot with two legs"), ("the cat", "a machine on two feet")),
     "ant": (("the ant", "a four-legged robot"), ("the insect", "a machine on four feet")),
     "humanoid": (("the humanoid", "a human-like robot"), ("the person", "a machine like a person")),
@@ -106,7 +107,7 @@ def manners() -> tuple[Meaning, ...]:
 
     return (
         pace("very low", ("very slowly", "at a very slow pace"), ("extremely gradually", "at the lowest velocity")),
-        pace("low", ("slowly", "at a slow pace", "at low speed"), ("gradually", "without haste", "at low velocity")),
+        pace("low", ("slowly", "at a slow pace", "at low speed"), ("gradually", "at low velocity")),
         pace("middle", ("at a moderate pace", "at medium speed"), ("at average velocity", "at an intermediate rate")),
         pace("high", ("fast", "quickly", "at high speed"), ("rapidly", "swiftly", "at high velocity")),
         pace("very high", ("very fast", "at top speed"), ("extremely rapidly", "at maximum velocity")),
@@ -122,7 +123,7 @@ def verbs(task: Task) -> tuple[Meaning, ...]:
             ("direction",),
             (ahead,),
             ("move/moves/moving forward", "go/goes/going forward", "travel/travels/traveling forward"),
-            ("advance/advances/advancing", "proceed/proceeds/proceeding"),
+            ("proceed/proceeds/proceeding", "make/makes/making progress"),
         ),
         Meaning(
             ("direction", "pace"),
@@ -134,7 +135,7 @@ def verbs(task: Task) -> tuple[Meaning, ...]:
             ("direction", "pace"),
             (Bound(speed, high=-STILL),),
             ("move/moves/moving backwards", "go/goes/going backwards"),
-            ("retreat/retreats/retreating", "reverse/reverses/reversing"),
+            ("drive/drives/driving in reverse", "proceed/proceeds/proceeding in reverse"),
         ),
         Meaning(
             ("direction", "pace", "airborne"),
@@ -149,7 +150,7 @@ def verbs(task: Task) -> tuple[Meaning, ...]:
                 ("direction", "airborne"),
                 (ahead, Bound("airborne", high=0.02)),
                 ("walk/walks/walking", "walk/walks/walking forward"),
-                ("march/marches/marching", "step/steps/stepping along"),
+                ("march/marches/marching", "go/goes/going on foot"),
             )
         )
     else:
@@ -188,49 +189,49 @@ _BODY = (
         ("height",),
         (Bound("height", grade="low"),),
         ("keeping the body low", "staying low", "with a low body"),
-        ("with the body close to the floor", "at a reduced elevation"),
+        ("with the body close to the floor", "at a reduced level"),
     ),
     Meaning(
         ("height",),
         (Bound("height", grade="middle"),),
         ("at a medium height", "with the body at a moderate height"),
-        ("at an average elevation",),
+        ("at an average level",),
     ),
     Meaning(
         ("height",),
         (Bound("height", grade="high"),),
         ("keeping the body high", "standing tall", "with a high body"),
-        ("with the body far above the floor", "at a raised elevation"),
+        ("with the body far above the floor", "at a raised level"),
     ),
     Meaning(
         ("height variation",),
         (Bound("height variation", grade="low"),),
         ("keeping a steady height", "with a steady body", "without bobbing up and down"),
-        ("smoothly", "with little vertical motion", "at constant elevation"),
+        ("smoothly", "with little vertical motion", "at a constant level"),
     ),
     Meaning(
         ("height variation",),
         (Bound("height variation", grade="high"),),
         ("bobbing up and down", "with the body going up and down"),
-        ("with much vertical motion", "with large vertical swings"),
+        ("with much vertical motion", "with large vertical movement"),
     ),
     Meaning(
         ("pitch",),
         (Bound("pitch", LEAN),),
         ("leaning forward", "with the body tilted forward", "bent forward"),
-        ("inclined to the front", "with the nose down"),
+        ("facing the floor", "with the nose down"),
     ),
     Meaning(
         ("pitch",),
         (Bound("pitch", high=-LEAN),),
         ("leaning back", "with the body tilted back", "bent back"),
-        ("inclined to the rear", "with the nose up"),
+        ("facing the sky", "with the nose up"),
     ),
     Meaning(
         ("pitch",),
         (Bound("pitch", -LEAN, LEAN),),
         ("without leaning", "neither leaning forward nor back"),
-        ("with a straight posture", "not inclined to either end"),
+        ("with a straight back", "facing straight ahead"),
     ),
     Meaning(
         ("airborne",),
@@ -248,13 +249,13 @@ _BODY = (
         ("airborne",),
         (Bound("airborne", 0.1, grade="high"),),
         ("spending much time in the air", "often in the air", "with a lot of time off the ground"),
-        ("flying for long", "with long flights"),
+        ("flying for long", "with long periods of flight"),
     ),
     Meaning(
         ("cadence",),
         (Bound("cadence", grade="low"),),
         ("with few steps", "with a low step rate", "taking few steps"),
-        ("with rare contacts", "changing contact infrequently"),
+        ("with rare contacts", "changing contact only occasionally"),
     ),
     Meaning(
         ("cadence",),
@@ -284,7 +285,7 @@ _BODY = (
         ("survival",),
         (Bound("survival", high=0.5),),
         ("falling early", "soon falling down"),
-        ("with an early collapse", "not surviving for long"),
+        ("with an early collapse", "with an early end"),
     ),
 )
 
@@ -299,7 +300,7 @@ def _sides(task: Task) -> tuple[Meaning, ...]:
 
     def favour(noun: str, other: str, bound: Bound) -> Meaning:
         train = (f"favoring the {noun}", f"using the {noun} more than the {other}")
-        held_out = (f"preferring the {noun}", f"with the {noun} on the floor longer than the {other}")
+        held_out = (f"with a preference for the {noun}", f"with the {noun} on the floor longer than the {other}")
         return Meaning(("asymmetry",), (bound,), train, held_out)
 
     return (
@@ -309,7 +310,7 @@ def _sides(task: Task) -> tuple[Meaning, ...]:
             ("asymmetry",),
             (Bound("asymmetry", -0.05, 0.05),),
             (f"using {both} evenly", f"favoring {neither}"),
-            (f"with equal use of {both}", f"preferring {neither}"),
+            (f"with equal use of {both}", f"with a preference for {neither}"),
         ),
     )
 
@@ -332,7 +333,7 @@ def _foot(name: str) -> tuple[Meaning, ...]:
                 "never putting {foot} down",
                 "with {foot} always in the air",
             ),
-            ("with {foot} permanently lifted", "at no time setting {foot} on the floor"),
+            ("with {foot} constantly lifted", "at no time setting {foot} on the floor"),
         ),
         contact(
             -math.inf,
@@ -344,12 +345,19 @@ def _foot(name: str) -> tuple[Meaning, ...]:
             0.4,
             0.6,
             ("with {foot} on the ground half of the time", "touching the ground with {foot} about half the time"),
-            ("with {foot} on the floor for about half of the steps", "lifting {foot} for half of the steps"),
+            ("with {foot} on the floor for about half of the steps", "raising {foot} for half of the steps"),
         ),
         contact(
             0.75,
             math.inf,
             ("with {foot} mostly on the ground", "keeping {foot} on the ground most of the time"),
-            ("with {foot} on the floor for the most part", "scarcely lifting {foot}"),
+            ("with {foot} on the floor for the most part", "scarcely raising {foot}"),
         ),
     )
+
+
+def vocabulary(task: Task) -> frozenset[str]:
+    """Return the words that training captions of a task may hold: a model that learnt from them knows these."""
+    said = [*manners(), *verbs(task), *clauses(task)]
+    texts = [*FRAMES["train"], *subjects(task, "train"), *(words for meaning in said for words in meaning.train)]
+    return frozenset(re.findall(r"[a-z]+", " ".join(re.sub(r"\{\w+\}", " ", text) for text in texts)))

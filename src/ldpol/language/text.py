@@ -1,0 +1,205 @@
+"""Text to vectors: what every encoder offers, how prompts are checked, and the default encoder.
+
+The default is the static token embeddings of WordLlama (https://github.com/dleemiller/WordLlama, MIT): they are part of
+its wheel, so nothing is downloaded, ever. Encoders run on the host; a trained `tower.TextTower` turns their tokens into
+a condition.
+"""
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONGEST = 64
+"""Tokens a prompt may have by default; the longest captions have about 50."""
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+_MARKS = re.compile(r"^(▁|Ġ|##)+")
+_ENDINGS = frozenset("s es ed d ing ly y er ers est ful fully ness less ness n".split())
+
+
+class Tokens(NamedTuple):
+    """Texts as sequences of vectors.
+
+    Attributes:
+      embeddings: `[n, T, d]` float32, zero where there is no token.
+      mask: `[n, T]` whether there is a token; those of a text come first.
+    """
+
+    embeddings: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+
+
+class TextEncoder(Protocol):
+    """Anything that turns texts into vectors, always the same text into the same vectors."""
+
+    @property
+    def width(self) -> int:
+        """Size of a vector, d."""
+        ...
+
+    def tokens(self, texts: Sequence[str], length: int | None = None) -> Tokens:
+        """Return a vector a token.
+
+        Args:
+          texts: n texts.
+          length: T; None makes it as long as the longest of these texts. A compiled program wants one T for all.
+
+        Raises:
+          ValueError: for an empty text, one of unknown words only, or one that is too long.
+        """
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean vector of each text `[n, d]`.
+
+        Raises:
+          ValueError: for an empty text, one of unknown words only, or one that is too long.
+        """
+        ...
+
+
+def pool(tokens: Tokens) -> NDArray[np.float32]:
+    """Average the vectors of each text's tokens: `[n, d]`."""
+    count = np.maximum(tokens.mask.sum(1, keepdims=True), 1)
+    return ((tokens.embeddings * tokens.mask[..., None]).sum(1) / count).astype(np.float32)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case, without numbers and punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def clean(texts: Sequence[str], known: Callable[[str], bool]) -> list[str]:
+    """Check prompts and bring them into the form that encoders see: lower case, single blanks.
+
+    Args:
+      texts: prompts.
+      known: tells whether the encoder has a notion of a word.
+
+    Raises:
+      ValueError: if `texts` is a single string, a text has no words, or none of its words is known. Where only some are
+        unknown there is a warning that names them.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"expected a list of texts, found the single text {texts!r}; put it into a list")
+    unknown = {word for word in {word for text in texts for word in words_of(str(text))} if not known(word)}
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {i} is not a string but {type(text).__name__}: {text!r}")
+        words = words_of(text)
+        if not words:
+            raise ValueError(f"text {i} has no words: {text!r}; describe a behaviour, such as 'walk forward slowly'")
+        strange = [word for word in dict.fromkeys(words) if word in unknown]
+        if len(strange) == len(set(words)):
+            raise ValueError(f"no word of text {i} is known: {text!r}; describe a behaviour in plain English")
+        if strange:
+            warnings.warn(
+                f"unknown words in text {i}, which will hardly be understood: {', '.join(strange)} (in {text!r})",
+                UserWarning,
+                stacklevel=4,
+            )
+    return [" ".join(text.lower().split()) for text in texts]
+
+
+def is_word(pieces: Sequence[str]) -> bool:
+    """Tell whether a tokenizer took a word as a word: in one piece, or as a stem of four letters and known endings.
+
+    A tokenizer of word pieces spells any string, so that nothing is ever missing from its vocabulary; but what it
+    spells in fragments has no vector that means the word.
+    """
+    stem, *endings = [_MARKS.sub("", piece) for piece in pieces] or [""]
+    return not endings or (len(stem) >= 4 and all(ending in _ENDINGS for ending in endings))
+
+
+def check_lengths(texts: Sequence[str], counts: Sequence[int], longest: int, length: int | None) -> int:
+    """Return T, the number of tokens to pad to.
+
+    Raises:
+      ValueError: if a text has more tokens than `longest` or `length`.
+    """
+    limit = longest if length is None else min(longest, length)
+    for i, (text, count) in enumerate(zip(texts, counts, strict=True)):
+        if count > limit:
+            raise ValueError(f"text {i} has {count} tokens, at most {limit} are read; shorten it: {text[:80]!r}...")
+    return max(counts, default=1) if length is None else length
+
+
+@dataclass(frozen=True)
+class WordLlamaEncoder:
+    """Static embeddings: a vector a token, whatever stands around it.
+
+    Attributes:
+      vectors: `[V, d]` of the vocabulary.
+      tokenizer: a `tokenizers.Tokenizer`.
+      longest: tokens a text may have.
+      known: words that count as known beside those of the vocabulary: a model's training captions teach them.
+    """
+
+    vectors: NDArray[np.float32] = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    longest: int = LONGEST
+    known: frozenset[str] = frozenset()
+
+    @property
+    def width(self) -> int:
+        """Size of a vector, d."""
+        return self.vectors.shape[1]
+
+    def knows(self, word: str) -> bool:
+        """Tell whether there is a vector that means the word."""
+        return word in self.known or is_word(self.tokenizer.encode(word, add_special_tokens=False).tokens)
+
+    def tokens(self, texts: Sequence[str], length: int | None = None) -> Tokens:
+        """Return a vector a token; see `TextEncoder`."""
+        texts = clean(texts, self.knows)
+        ids = [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+        longest = check_lengths(texts, [len(row) for row in ids], self.longest, length)
+        embeddings = np.zeros((len(texts), longest, self.width), np.float32)
+        mask = np.zeros((len(texts), longest), bool)
+        for i, row in enumerate(ids):
+            embeddings[i, : len(row)] = self.vectors[row]
+            mask[i, : len(row)] = True
+        return Tokens(embeddings, mask)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the mean vector of each text `[n, d]`; see `TextEncoder`."""
+        return pool(self.tokens(texts))
+
+
+def wordllama_encoder(*, longest: int = LONGEST, known: frozenset[str] = frozenset()) -> WordLlamaEncoder:
+    """Load the default encoder (256 numbers a token) from the files inside the wordllama package; offline.
+
+    Args:
+      longest: tokens a text may have.
+      known: words not to warn of, see `lexicon.vocabulary`.
+
+    Raises:
+      FileNotFoundError: if the installed wordllama lacks its files.
+    """
+    with _logging_untouched():
+        import wordllama
+
+    package = Path(wordllama.__file__).parent
+    # The cache folder is named, though unused, because the default one is in the user's home.
+    model = wordllama.WordLlama.load(cache_dir=package, disable_download=True)
+    return WordLlamaEncoder(model.embedding, model.tokenizer, longest, known)
+
+
+@contextlib.contextmanager
+def _logging_untouched() -> Iterator[None]:
+    """Importing wordllama configures the root logger, which is the application's business."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in root.handlers if handler not in handlers]:
+            root.removeHandler(handler)
+        root.setLevel(level)
