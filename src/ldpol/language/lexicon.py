@@ -255,13 +255,13 @@ _BODY = (
         ("cadence",),
         (Bound("cadence", grade="low"),),
         ("with few steps", "with a low step rate", "taking few steps"),
-        ("with rare contacts", "changing contact only occasionally"),
+        ("with rare contacts", "touching the floor only occasionally"),
     ),
     Meaning(
         ("cadence",),
         (Bound("cadence", grade="high"),),
         ("with many steps", "with a high step rate", "taking many steps"),
-        ("with frequent contacts", "changing contact frequently"),
+        ("with frequent contacts", "touching the floor frequently"),
     ),
     Meaning(
         ("effort",),
