@@ -1,5 +1,6 @@
-CONFIG ?= experiments/walker2d.py:cpu
-WORKDIR ?= runs/demo
+SEARCH ?=
+CONFIG ?= experiments/walker2d.py:$(if $(SEARCH),$(SEARCH)_)cpu
+WORKDIR ?= runs/$(or $(SEARCH),demo)
 ARGS ?=
 PYTHON ?= python3
 
@@ -20,6 +21,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  CONFIG=$(CONFIG)  WORKDIR=$(WORKDIR)  PYTHON=$(PYTHON)"
+	@echo "  SEARCH=map_elites, ppga or hybrid chooses what makes the archive, and a WORKDIR of that name."
 	@echo "  Overrides go into ARGS: make train ARGS=\"--config.seed=1\"; make test takes ARGS=\"-k rollout\"."
 
 setup: $(STAMP) ## Create .venv with everything in it (the other targets do so by themselves)

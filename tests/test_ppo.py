@@ -173,7 +173,7 @@ def test_nothing_changes_after_the_divergence_was_too_large(trained):
     assert float(metrics["skipped"]) == 0.0
     assert float(metrics["kl"]) < 0.5
     assert differ(networks(calm_only), networks(alone))
-    never, metrics = run(math.inf, calm_rows, wild_rows, calm_rows, calm_rows)
+    never, metrics = run(None, calm_rows, wild_rows, calm_rows, calm_rows)
     assert float(metrics["skipped"]) == 0.0
     assert differ(networks(never), networks(stopped))
 
@@ -188,8 +188,8 @@ def test_an_update_stops_where_fewer_epochs_would_have_ended(trained):
     stopped, metrics = run(config)
     steps = round(12 * (1.0 - float(metrics["skipped"])))
     assert 2 <= steps <= 10
-    assert_same(stopped, run(config._replace(epochs=steps, target_kl=math.inf))[0], rtol=1e-4, atol=1e-6)
-    further, metrics = run(config._replace(epochs=steps + 1, target_kl=math.inf))
+    assert_same(stopped, run(config._replace(epochs=steps, target_kl=None))[0], rtol=1e-4, atol=1e-6)
+    further, metrics = run(config._replace(epochs=steps + 1, target_kl=None))
     assert differ(networks(further), networks(stopped))
     assert int(stopped.actor_adam.count - trained.actor_adam.count) == steps
     assert int(stopped.critic_adam.count - trained.critic_adam.count) == steps
@@ -335,6 +335,31 @@ def test_copies_side_by_side_equal_one_after_another():
     assert all(differ(networks(alone[0]), networks(other)) for other in alone[1:])
 
 
+def test_two_devices_learn_as_one(trained, mesh):
+    """Each brings half of every minibatch: the gradient steps are those of the whole."""
+    one, other = random_batch(trained, seed=1), random_batch(trained, seed=2)
+    rows = jnp.arange(24).reshape(3, 8)
+    whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), one, other)
+    expected, metrics = learn(SMALL, SHAPE, trained, whole, jnp.concatenate([rows, rows + 24], 1))
+    both = partial(learn, SMALL, SHAPE, axis="policies")
+    here, split = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("policies")
+    both = jax.shard_map(both, mesh=mesh, in_specs=(here, split, here), out_specs=here, check_vma=False)
+    found, shared_metrics = jax.jit(both)(trained, whole, rows)
+    assert_same(found, expected, rtol=1e-3, atol=1e-5)
+    assert_same(shared_metrics, metrics, rtol=1e-3, atol=1e-5)
+    assert differ(networks(found), networks(trained))
+
+
+def test_the_noise_stays_below_its_limit(trained):
+    """An entropy bonus widens the noise with every step, until the limit; nothing else changes."""
+    bonus = SMALL._replace(entropy_weight=10.0, learning_rate=0.1, max_gradient_norm=1e3)
+    rows = jnp.tile(jnp.arange(24), (20, 1))
+    free, _ = learn(bonus, SHAPE, trained, random_batch(trained), rows)
+    limited, _ = learn(bonus._replace(max_log_std=0.5), SHAPE, trained, random_batch(trained), rows)
+    assert (np.asarray(free.log_std) > 0.5).all()
+    np.testing.assert_allclose(limited.log_std, 0.5)
+
+
 def test_jit_equals_eager(trained):
     config = SMALL._replace(epochs=1)
     found = jax.jit(partial(update, config, TASK, SHAPE))(PLAIN, trained, jax.random.key(1))
@@ -425,6 +450,8 @@ def test_it_learns_the_reward_and_each_measure():
         ({"value_weight": -1.0}, r"ppo\.value_weight must not be negative"),
         ({"entropy_weight": -1.0}, r"ppo\.entropy_weight must not be negative"),
         ({"decay_updates": -1}, r"ppo\.decay_updates must not be negative"),
+        ({"max_log_std": -3.0}, r"ppo\.max_log_std must be at least initial_log_std"),
+        ({"max_log_std": math.nan}, r"ppo\.max_log_std must be at least"),
         ({"initial_log_std": -math.inf}, r"ppo\.initial_log_std must be finite"),
         ({"critic": (8, 0)}, r"ppo\.critic: every hidden layer needs at least 1 unit"),
     ],

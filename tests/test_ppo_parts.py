@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy
 
-from ldpol.search.normaliser import merge, moments_of, no_moments
+from ldpol.search.normaliser import merge, moments_of, no_moments, pooled
 from ldpol.search.ppo_losses import (
     clipped_policy_loss,
     estimated_kl,
@@ -52,6 +52,16 @@ def test_normalising_by_hand():
     found = moments_of(jnp.array([[1.0, 5.0], [3.0, 5.0]]))  # means 2 and 5, standard deviations 1 and 0
     np.testing.assert_allclose(found.normalise(jnp.array([4.0, 5.5])), [2.0, 50.0], rtol=1e-5)  # at least 0.01
     np.testing.assert_allclose(found.denormalise(jnp.array([2.0, 50.0])), [4.0, 5.5], rtol=1e-5)
+
+
+def test_pooled_moments_are_those_of_all_data():
+    rng = np.random.default_rng(1)
+    every = np.float32(rng.normal(size=(3, 50, 4)) + np.array([[[-1000.0]], [[1.0]], [[30.0]]]))
+    found = pooled(jax.vmap(moments_of)(jnp.asarray(every)))
+    flat = every.reshape(150, 4).astype(np.float64)
+    np.testing.assert_allclose(found.mean, flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found.variance, flat.var(0), rtol=1e-5)
+    assert found.count == 150
 
 
 def test_moments_of_nothing_change_nothing():

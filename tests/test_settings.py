@@ -4,13 +4,17 @@ import jax
 import pytest
 
 from ldpol.experiments import settings
-from ldpol.experiments.defaults import VARIANTS
+from ldpol.experiments.archive import make
+from ldpol.experiments.defaults import SEARCHES, VARIANTS
 from ldpol.experiments.settings import ConfigError, as_json, build, differences, load_config
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import nothing
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig
 from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.ppga import PPGAConfig, check
+from ldpol.search.ppo_config import PPOConfig, split_environments
+from ldpol.search.xnes import XNESConfig, population_size
 from ldpol.tasks import SPECS
 
 CONFIGS = Path(__file__).parents[1] / "experiments"
@@ -42,6 +46,35 @@ def test_every_variant_builds(task, variant):
     time = jax.ShapeDtypeStruct((), "float32")
     jax.eval_shape(network.init, jax.random.key(0), latent, time, nothing(measures))
     assert settings.as_json(config)["task"]["name"] == task
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("task", SPECS)
+def test_every_search_can_share_its_environments(task, variant):
+    """Over the copies of the task's measures, and on a CPU over two devices; a grid stays of a size that fits."""
+    config = load_config(f"{CONFIGS / task}.py:{variant}").archive
+    measures = len(SPECS[task].measure_names)
+    assert config.search in SEARCHES and config.cells**measures <= 10_000
+    assert 0 < config.seed_iterations < config.iterations
+    check(build(PPGAConfig, config.ppga.emitter))
+    assert population_size(build(XNESConfig, config.ppga.xnes), 1 + measures) % 2 == 0
+    copies = split_environments(build(PPOConfig, config.ppga.ppo), 1 + measures)
+    if variant.endswith(("cpu", "smoke")):
+        split_environments(copies, 2)
+
+
+def test_the_variant_names_the_search():
+    assert load_config(f"{WALKER}:ppga_cpu").archive.search == "ppga"
+    assert load_config(f"{WALKER}:map_elites_smoke").archive.search == "map_elites"
+    assert load_config(f"{WALKER}:paper").archive.search == "ppga"
+    published = load_config(f"{CONFIGS / 'humanoid.py'}:ppga_paper").archive
+    assert (published.ppga.xnes.sigma, published.ppga.emitter.archive_rate, published.cells) == (0.5, 0.1, 50)
+
+
+def test_an_unknown_search():
+    config = load_config(WALKER, ["archive.search=mapelites"])
+    with pytest.raises(ConfigError, match=r"archive.search = 'mapelites' is unknown; choose one of map_elites, ppga"):
+        make(config)
 
 
 def test_the_default_variant_is_cpu():

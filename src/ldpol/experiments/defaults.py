@@ -11,8 +11,14 @@ from ldpol.model.training import AutoencoderLoss, DiffusionLoss
 from ldpol.model.unet import DenoiserConfig
 from ldpol.rollout import RolloutConfig
 from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.ppga import PPGAConfig
+from ldpol.search.ppo_config import PPOConfig
+from ldpol.search.xnes import XNESConfig
 
-VARIANTS = ("cpu", "smoke", "gpu", "paper")
+SCALES = ("cpu", "smoke", "gpu", "paper")
+SEARCHES = ("map_elites", "ppga", "hybrid")
+PPGA_ITERATIONS = {"cpu": 300, "smoke": 4, "gpu": 600, "paper": 2000}
+VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 
 
 def base(task: str) -> Config:
@@ -24,11 +30,30 @@ def base(task: str) -> Config:
     config.rollout = ConfigDict({"device": RolloutConfig()._asdict(), "chunk": 256})
     config.archive = ConfigDict(
         {
+            "search": "map_elites",  # or ppga, or hybrid: PPGA for `seed_iterations`, then MAP-Elites
             "cells": 50,  # a measure
             "iterations": 100,
+            "seed_iterations": 60,
             "search_noise": 0.0,  # reset noise while searching; verification plays with the task's own
             "checkpoint_every": 10,  # iterations
             "map_elites": MapElitesConfig()._asdict(),
+            # Tuned for minutes, not hours: small rollouts and few epochs, wide exploration, and a walk on the reward
+            # alone until there is something to branch from.
+            "ppga": {
+                "emitter": PPGAConfig(
+                    gradient_updates=5, walk_updates=15, archive_rate=0.05, reward_iterations=150
+                )._asdict(),
+                "ppo": PPOConfig(
+                    environments=120,
+                    steps=32,
+                    epochs=2,
+                    gamma=0.995,
+                    entropy_weight=0.01,
+                    initial_log_std=0.0,
+                    critic=(64, 64),
+                )._asdict(),
+                "xnes": XNESConfig(population=128)._asdict(),
+            },
         }
     )
     config.train = ConfigDict(
@@ -67,13 +92,23 @@ def vary(config: Config, variant: str) -> Config:
     if variant not in VARIANTS:
         close = difflib.get_close_matches(variant, VARIANTS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"unknown variant {variant!r}{hint} The variants are {', '.join(VARIANTS)}")
-    if variant == "smoke":
+        raise KeyError(
+            f"unknown variant {variant!r}{hint} The variants are {', '.join(SCALES)}, and each of them with another "
+            f"search before it: {', '.join(f'{search}_cpu' for search in SEARCHES)}, ..."
+        )
+    search, _, scale = variant.rpartition("_")
+    if scale == "smoke":
         _smoke(config)
-    if variant in ("gpu", "paper"):
+    if scale in ("gpu", "paper"):
         _accelerator(config)
-    if variant == "paper":
+    if scale == "paper":
         _paper(config)
+    if search:
+        config.archive.search = search
+    if variant == "ppga_paper" and config.task.name != "ant":
+        config.archive.cells = 50  # PPGA's own grid; the archives that the paper distils have 100
+    if config.archive.search == "ppga":
+        config.archive.iterations = PPGA_ITERATIONS[scale]
     return config
 
 
@@ -85,6 +120,10 @@ def _smoke(config: Config) -> None:
     config.rollout.device.lanes = 32
     config.archive.update(cells=10, iterations=4, checkpoint_every=1)
     config.archive.map_elites.batch = 64
+    config.archive.seed_iterations = 2
+    config.archive.ppga.emitter.update(gradient_updates=1, walk_updates=1)
+    config.archive.ppga.ppo.update(environments=60, steps=8, critic=(16,))
+    config.archive.ppga.xnes.population = 16
     config.train.collect.update(repeats=1, episodes=2, states=8)
     config.train.autoencoder.optimiser.steps = 60
     config.train.autoencoder.dagger_rounds = 1
@@ -103,8 +142,11 @@ def _accelerator(config: Config) -> None:
     config.policy.hidden = (128, 128)
     config.rollout.chunk = 4096
     config.rollout.device.update(lanes=8192, block=25)
-    config.archive.update(cells=100, iterations=600)
+    config.archive.update(cells={"ant": 10, "hopper": 1000}.get(config.task.name, 100), iterations=600)
     config.archive.map_elites.batch = 16384
+    config.archive.ppga.emitter.update(gradient_updates=10, walk_updates=10)
+    config.archive.ppga.ppo.update(environments=3840, steps=32, minibatches=8, critic=(256, 256))
+    config.archive.ppga.xnes.population = 1024
     config.train.autoencoder.architecture.update(rank=48, context=256, layers=2, hidden=64, encoder_hidden=512)
     config.train.autoencoder.optimiser.steps = 40000
     config.train.autoencoder.loss.update(policies=256, states=64)
@@ -117,6 +159,7 @@ def _accelerator(config: Config) -> None:
 
 def _paper(config: Config) -> None:
     """The published method: parameter MSE, matrix-emitting hypernetwork of width 16, eps-prediction, 100 DDIM steps."""
+    _published_ppga(config)
     config.train.held_out.update(fraction=0.0, low=(), high=())
     config.train.weights.update(quality=0.0, balance=0.0)
     config.train.collect.update(repeats=1, episodes=2, states=8, noise=0.0)
@@ -133,3 +176,28 @@ def _paper(config: Config) -> None:
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100
+
+
+def _published_ppga(config: Config) -> None:
+    """PPGA as published (Batra et al. 2024), with the settings that differ for humanoid and ant."""
+    task = config.task.name
+    config.archive.search = "ppga"
+    config.archive.ppga.emitter.update(
+        gradient_updates=10,
+        walk_updates=10,
+        archive_rate=0.1 if task in ("humanoid", "ant") else 0.5,
+        threshold_min=-500.0 if task == "ant" else 200.0,
+        reward_iterations=0,
+    )
+    config.archive.ppga.ppo.update(
+        environments=3000,
+        steps=128,
+        epochs=4,
+        minibatches=8,
+        gamma=0.99,
+        entropy_weight=0.0,
+        target_kl=0.008,
+        learning_rate=3e-4 if task == "humanoid" else 1e-3,
+        critic=(256, 256),
+    )
+    config.archive.ppga.xnes.update(population=300, sigma={"humanoid": 0.5, "ant": 3.0}.get(task, 1.0))

@@ -4,6 +4,7 @@ One iteration is one pure function, compiled as one program; which emitter it is
 else: not the checkpoint, not the metrics, not the stage that runs it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -151,14 +152,14 @@ def in_turn(first: Search, second: Search, iterations: int) -> Search:
 
     def init(key: Key) -> SearchState:
         one, other = first.init(key), second.init(key)
-        return one.replace(emitter=(one.emitter, other.emitter))
+        return dataclasses.replace(one, emitter=(one.emitter, other.emitter))
 
     def turn(search: Search, place: int) -> Callable[[SearchState, Key], tuple[SearchState, dict[str, Array]]]:
         def step(state: SearchState, key: Key) -> tuple[SearchState, dict[str, Array]]:
             emitters = state.emitter
-            state, metrics = search.step(state.replace(emitter=emitters[place]), key)
+            state, metrics = search.step(dataclasses.replace(state, emitter=emitters[place]), key)
             emitters = tuple(state.emitter if i == place else old for i, old in enumerate(emitters))
-            return state.replace(emitter=emitters), metrics
+            return dataclasses.replace(state, emitter=emitters), metrics
 
         return step
 

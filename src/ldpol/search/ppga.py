@@ -4,6 +4,7 @@ Batra, Tjanaka, Fontaine, Petrenko, Nikolaidis and Sukhatme, ICLR 2024 (arXiv 23
 diversity (CMA-MAEGA) whose gradients are differences of policies that PPO trained on the reward and on each measure.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -192,7 +193,8 @@ class PPGAEmitter(Emitter):
         climb_key, ask_key = jax.random.split(key)
         theta = state.walker
         fresh = jax.tree.map(jnp.zeros_like, theta.actor_adam)
-        climbers = state.climbers.replace(
+        climbers = dataclasses.replace(
+            state.climbers,
             **_copy(
                 {
                     "actor": theta.actor,
@@ -201,7 +203,7 @@ class PPGAEmitter(Emitter):
                     "observations": theta.observations,
                 },
                 self._copies,
-            )
+            ),
         )
         climbers = self._climb_all(jnp.eye(self._copies), climbers, climb_key)
         directions = jax.tree.map(lambda trained, start: trained - start, climbers.actor, theta.actor)
@@ -240,7 +242,8 @@ class PPGAEmitter(Emitter):
         place = jnp.where(holds, cells, state.thresholds.shape[0])
         keep = lambda all_, one: all_.at[place].set(one, mode="drop")  # noqa: E731
         key, walk_key, elite_key = jax.random.split(state.key, 3)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             climbers=extra_scores["climbers"],
             coefficients=coefficients,
             thresholds=raise_thresholds(state.thresholds, cells, fitness, self._config.archive_rate),
@@ -258,11 +261,11 @@ class PPGAEmitter(Emitter):
         """Train theta where xNES says that progress is."""
         # The weights have changed since the last walk: its returns count as those of one, or their scale would lag.
         returns = state.walker.returns
-        returns = returns.replace(count=jnp.minimum(returns.count, float(self._steps_walking)))
+        returns = dataclasses.replace(returns, count=jnp.minimum(returns.count, float(self._steps_walking)))
         reward = jnp.zeros(self._copies).at[0].set(1.0)
         weights = jnp.where(state.iteration <= self._config.reward_iterations, reward, state.coefficients.mean)
-        walker = self._walk_on(weights, state.walker.replace(returns=returns), key)
-        return state.replace(walker=walker, env_steps=state.env_steps + self._steps_walking)
+        walker = self._walk_on(weights, dataclasses.replace(state.walker, returns=returns), key)
+        return dataclasses.replace(state, walker=walker, env_steps=state.env_steps + self._steps_walking)
 
     def _restart(self, repertoire: MapElitesRepertoire, state: PPGAState, key: Key) -> PPGAState:
         """Put theta where a random elite stands, and forget where progress was."""
@@ -271,13 +274,16 @@ class PPGAEmitter(Emitter):
         elite, observations, log_std = jax.tree.map(
             lambda leaf: leaf[cell], (repertoire.genotypes, state.normalisers, state.log_std)
         )
-        walker = state.walker.replace(
+        walker = dataclasses.replace(
+            state.walker,
             actor=unfold_normaliser(elite, observations.mean, observations.std),
             observations=observations,
             log_std=log_std,
             actor_adam=jax.tree.map(jnp.zeros_like, state.walker.actor_adam),
         )
-        return state.replace(walker=walker, coefficients=self._no_preference(), restarts=state.restarts + 1)
+        return dataclasses.replace(
+            state, walker=walker, coefficients=self._no_preference(), restarts=state.restarts + 1
+        )
 
     def _no_preference(self) -> xnes.XNESState:
         return xnes.init(self._xnes, jnp.zeros(self._copies).at[0].set(self._config.reward_coefficient))
@@ -349,7 +355,7 @@ def _train(
 
     def shared(weights: Array, state: ppo.PPOState, key: Key) -> ppo.PPOState:
         specs: _Specs = jax.tree.map(lambda leaf: everywhere, state)
-        specs = specs.replace(environments=jax.tree.map(lambda leaf: split, state.environments))
+        specs = dataclasses.replace(specs, environments=jax.tree.map(lambda leaf: split, state.environments))
         return jax.shard_map(
             train, mesh=mesh, in_specs=(everywhere, specs, everywhere), out_specs=specs, check_vma=False
         )(weights, state, key)

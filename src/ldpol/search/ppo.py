@@ -251,8 +251,12 @@ def learn(
         shrink = jnp.minimum(1.0, config.max_gradient_norm / jnp.maximum(norm, 1e-12))
         gradient = jax.tree.map(lambda leaf: shrink * leaf, gradient)
         directions, moments = zip(*map(_ADAM.update, gradient, adam), strict=True)
-        new = jax.tree.map(lambda x, direction: x - rate * direction, networks, directions), moments
-        stopped |= info["kl"] > config.target_kl
+        (actor, log_std), critic = jax.tree.map(lambda x, direction: x - rate * direction, networks, directions)
+        if config.max_log_std is not None:
+            log_std = jnp.minimum(log_std, config.max_log_std)
+        new = ((actor, log_std), critic), moments
+        if config.target_kl is not None:
+            stopped |= info["kl"] > config.target_kl
         # A branch would not spare the work: under vmap it is a selection as well.
         networks, adam = jax.tree.map(lambda old, new: jnp.where(stopped, old, new), (networks, adam), new)
         return (networks, adam, stopped), info | {"gradient_norm": norm, "skipped": stopped.astype(jnp.float32)}

@@ -1,0 +1,210 @@
+"""MAP-Elites, PPGA and the hybrid at equal wall-clock and at equal environment steps; archives are played again.
+
+    python benchmarks/search.py --out results/search-walker2d.json
+
+Every search of every seed runs for `--seconds`, compilation not counted, and leaves its archive at each of `--at`
+seconds and `--steps` environment steps. These are played again, 10 fresh episodes a policy, after the clock has
+stopped. A finished search stays in `--workdir`, so that the command goes on where it was interrupted; `--searches` and
+`--seeds` choose some.
+
+Time is shared out among physics (the steps lived, at the speed of `task.step` alone on as many lanes), learning (PPO's
+gradient steps, timed alone) and the rest: acting, advantages, resets, waiting, and the archive.
+"""
+
+import time
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from rollout import bare, split
+
+from ldpol import archive as archives
+from ldpol import report, storage
+from ldpol.evaluation.metrics import summarise
+from ldpol.experiments import archive as stage
+from ldpol.experiments import session, settings
+from ldpol.experiments.settings import Config
+from ldpol.policy import PolicyShape
+from ldpol.report import figures
+from ldpol.rollout import copied_to, evaluate, over_chunks, policy_mesh, split_over
+from ldpol.search import ppo
+from ldpol.search.loop import SearchState
+from ldpol.search.ppo_config import PPOConfig
+from ldpol.tasks import Task
+from ldpol.types import Array, mean_score
+
+
+def main() -> None:
+    parser = common.parser(__doc__)
+    parser.add_argument("--config", default="experiments/walker2d.py:{search}_cpu", help="{search} is filled in")
+    parser.add_argument("--searches", nargs="+", default=list(stage.SEARCHES), choices=list(stage.SEARCHES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seconds", type=float, default=480.0, help="of each search")
+    parser.add_argument("--at", nargs="+", type=float, default=[120.0, 240.0, 480.0], help="seconds")
+    parser.add_argument("--steps", nargs="+", type=float, default=[10e6, 20e6], help="environment steps")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/search"))
+    options = parser.parse_args()
+    session.start_jax()
+    if options.quick:
+        options.config = options.config.replace("_cpu", "_smoke")
+        options.seconds, options.at, options.steps, options.seeds = 4.0, [2.0, 4.0], [], options.seeds[:1]
+    rows: list[dict[str, Any]] = []
+    for seed in options.seeds:
+        for search in options.searches:
+            config = settings.load_config(options.config.format(search=search), [f"seed={seed}"])
+            path = options.workdir / f"{search}-{seed}.json"
+            if not path.is_file():
+                storage.write_json(path, {"rows": one(config, options)} | session.provenance(config))
+            rows += storage.read_json(path)["rows"]
+    show(rows)
+    if options.out is not None:
+        some = storage.read_json(options.workdir / f"{options.searches[0]}-{options.seeds[0]}.json")
+        about = {name: some[name] for name in ("commit", "versions", "machine")}
+        configs = {
+            search: settings.as_json(settings.load_config(options.config.format(search=search)))
+            for search in options.searches
+        }
+        sizes = {"seconds": options.seconds, "at": options.at, "steps": options.steps, "seeds": options.seeds}
+        storage.write_json(options.out, {"settings": sizes, "rows": rows, "config": configs} | about)
+        report.save(figure(rows), options.out.with_suffix(".png"))
+
+
+def one(config: Config, options: Namespace) -> list[dict[str, Any]]:
+    """Run one search and play its archives again."""
+    name, everywhere = config.archive.search, copied_to(policy_mesh())
+    noisy, shape, grid = session.make_setting(config)
+    search = stage.make(config)
+    key = jax.device_put(jax.random.key(config.seed), everywhere)
+    state = jax.device_put(jax.jit(search.init)(key), everywhere)
+    common.say(f"{name}, seed {config.seed}: compiling")
+    begun = time.perf_counter()
+    step = jax.jit(search.step, donate_argnums=0, out_shardings=everywhere).lower(state, key).compile()
+    compiling = time.perf_counter() - begun
+
+    marks = [("seconds", value) for value in options.at] + [("steps", value) for value in options.steps]
+    kept: list[tuple[dict[str, Any], archives.Archive]] = []
+    spent, iteration, trained = 0.0, 0, 0.0
+    while spent < options.seconds:
+        begun = time.perf_counter()
+        state, metrics = jax.block_until_ready(step(state, jax.random.fold_in(key, iteration)))
+        spent += time.perf_counter() - begun
+        iteration += 1
+        now = {"seconds": spent, "steps": float(metrics["env_steps"])}
+        passed = [mark for mark in marks if now[mark[0]] >= mark[1]]
+        marks = [mark for mark in marks if mark not in passed]
+        trained = learned_steps(name, state)
+        for kind, value in passed:
+            row = {"mark": f"{kind} {value:g}", "iterations": iteration, "env_steps": now["steps"], "seconds": spent}
+            row |= {"evaluations": int(metrics["evaluations"]), "stored_cells": int(metrics["cells"])}
+            kept.append((row, archives.from_qdax(state.repertoire, grid, noisy.name)))
+            common.say(
+                f"{name}, seed {config.seed}: {spent:.0f} s, {now['steps']:.3g} steps, {row['stored_cells']} cells"
+            )
+    shares = time_shares(config, noisy, shape, now["steps"], trained, spent)
+    play = jax.jit(partial(play_again, noisy, shape, config.eval.episodes, policy_mesh()))
+    rows = []
+    for row, archive in kept:
+        scores = over_chunks(
+            play, archive.policies, jax.random.key(1000 + config.seed), size=config.rollout.chunk, mesh=policy_mesh()
+        )
+        again = summarise(grid, mean_score(scores), noisy.fitness_offset)
+        row = {"search": name, "seed": config.seed} | row | again
+        row |= {"measure_std": float(scores.measures.std(1).mean()), "compile_seconds": compiling} | shares
+        rows.append(row)
+    return rows
+
+
+def play_again(task: Task, shape: PolicyShape, episodes: int, mesh: Mesh, policies: Any, keys: Array) -> Any:
+    """Play fresh noisy episodes of some policies."""
+    return evaluate(task, shape.apply, policies, keys, episodes=episodes, mesh=mesh)
+
+
+def learned_steps(search: str, state: SearchState) -> float:
+    """Return the environment steps that PPO has learned from so far."""
+    if search == "map_elites":
+        return 0.0
+    return float((state.emitter[0] if search == "hybrid" else state.emitter).env_steps)
+
+
+def time_shares(
+    config: Config, task: Task, shape: PolicyShape, steps: float, trained: float, seconds: float
+) -> dict[str, float]:
+    """Return the shares of a search's time that physics and learning take, each timed alone on all devices."""
+    mesh = policy_mesh()
+    lanes = jax.random.split(jax.random.key(0), config.rollout.device.lanes * mesh.size)
+    lanes = jax.device_put(lanes, split_over(mesh))
+    physics = jax.jit(split(mesh, partial(bare, task)))
+    ppo_config = settings.build(PPOConfig, config.archive.ppga.ppo)
+    local = ppo_config._replace(environments=ppo_config.environments // mesh.size)
+    state = ppo.init(local, task, shape, jax.random.key(0))
+    learn = jax.jit(partial(learn_alone, local, shape, mesh, task))
+    timed = common.measure({"physics": lambda: physics(lanes), "learning": lambda: learn(state)}, 3)
+    per_step = timed["physics"].median / (lanes.size * task.episode_length)
+    per_learned = timed["learning"].median / (ppo_config.steps * ppo_config.environments)
+    physics_share, learning_share = per_step * steps / seconds, per_learned * trained / seconds
+    return {
+        "physics_share": physics_share,
+        "learning_share": learning_share,
+        "rest_share": 1.0 - physics_share - learning_share,
+    }
+
+
+def learn_alone(config: PPOConfig, shape: PolicyShape, mesh: Mesh, task: Task, state: ppo.PPOState) -> ppo.PPOState:
+    """Take the gradient steps of one update, on transitions that mean nothing."""
+    size = config.steps * config.environments
+    some = lambda *rest: jnp.ones((size, *rest))  # noqa: E731
+    batch = ppo.Batch(some(task.observation_size), some(task.action_size), some(), some(), some())
+    rows = jnp.tile(jnp.arange(size), config.epochs).reshape(config.epochs * config.minibatches, -1)
+    learn = lambda state: ppo.learn(config, shape, state, batch, rows, axis="policies")[0]  # noqa: E731
+    one = PartitionSpec()
+    return jax.shard_map(learn, mesh=mesh, in_specs=one, out_specs=one, check_vma=False)(state)
+
+
+def figure(rows: list[dict[str, Any]]) -> Figure:
+    """Draw what the archives were worth when played again, over time: every seed, and their mean."""
+    panels = (("qd_score", "QD score"), ("cells", "cells"), ("best", "best fitness"), ("mean", "mean fitness"))
+    drawn = Figure(figsize=(figures.WIDTH, 3.2), dpi=figures.DPI, layout="constrained", facecolor="white")
+    axes = drawn.subplots(1, len(panels))
+    for axis, (name, title) in zip(axes, panels, strict=True):
+        for search, colour in zip(stage.SEARCHES, (figures.STORED, figures.CEILING, figures.GENERATED), strict=True):
+            some = [row for row in rows if row["search"] == search and row["mark"].startswith("seconds")]
+            marks = sorted({float(row["mark"].split()[1]) for row in some})
+            values = [[row[name] for row in some if float(row["mark"].split()[1]) == mark] for mark in marks]
+            for mark, each in zip(marks, values, strict=True):
+                axis.plot([mark] * len(each), each, ".", color=colour, ms=4, alpha=0.5)
+            axis.plot(
+                marks, [float(np.mean(each)) for each in values], color=colour, label=stage.SEARCHES[search], lw=1.9
+            )
+        axis.set_title(title, fontsize=11, color=figures.INK, loc="left")
+        axis.set_xlabel("seconds", color=figures.INK)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=figures.MUTED, labelsize=9)
+        axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes[0].legend(frameon=False, fontsize=9, labelcolor=figures.INK)
+    return drawn
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    """Print the mean over the seeds of every search at every mark."""
+    names = ("env_steps", "cells", "qd_score", "best", "mean", "measure_std", "physics_share")
+    groups = sorted({(row["mark"], row["search"]) for row in rows})
+    table = []
+    for mark, search in groups:
+        some = [row for row in rows if (row["mark"], row["search"]) == (mark, search)]
+        table.append(
+            (f"{search} at {mark}", len(some), *(float(np.mean([row[name] for row in some])) for name in names))
+        )
+    common.table("Played again, means over seeds", ("search", "seeds", *names), table)
+
+
+if __name__ == "__main__":
+    main()
