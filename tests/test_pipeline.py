@@ -101,6 +101,18 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["ppga", "hybrid"])
+def test_every_search_makes_archives_and_resumes_bit_exactly(search, tmp_path):
+    config = f"experiments/walker2d.py:{search}_smoke"
+    succeed("archive", tmp_path / "whole", config=config)
+    succeed("archive", tmp_path / "parts", "--config.archive.iterations=3", config=config)
+    resumed = succeed("archive", tmp_path / "parts", config=config)
+    assert "resuming after iteration 3" in resumed
+    same_arrays(tmp_path / "parts" / "archive" / "elites", tmp_path / "whole" / "archive" / "elites", "archive")
+    same_arrays(tmp_path / "parts" / "archive" / "checkpoint", tmp_path / "whole" / "archive" / "checkpoint", "search")
+
+
 def test_metrics_hold_what_was_promised(run):
     metrics = storage.read_json(run / "eval" / "metrics.json")
     assert set(PROMISED) <= set(metrics)
