@@ -55,7 +55,7 @@ def test_every_search_can_share_its_environments(task, variant):
     config = load_config(f"{CONFIGS / task}.py:{variant}").archive
     measures = len(SPECS[task].measure_names)
     assert config.search in SEARCHES and config.cells**measures <= 10_000
-    assert 0 < config.seed_iterations < config.iterations
+    assert 0 < config.hybrid.ppga_iterations < config.iterations
     check(build(PPGAConfig, config.ppga.emitter))
     assert population_size(build(XNESConfig, config.ppga.xnes), 1 + measures) % 2 == 0
     copies = split_environments(build(PPOConfig, config.ppga.ppo), 1 + measures)

@@ -48,16 +48,17 @@ def make(config: Config) -> Search:
             settings.build(PPGAConfig, section.emitter),
             settings.build(PPOConfig, section.ppo),
             settings.build(XNESConfig, section.xnes),
-            play_task=task,
             **shared,
         )
 
-    def map_elites() -> Search:
-        built = settings.build(MapElitesConfig, config.archive.map_elites)
+    def map_elites(**changes: int) -> Search:
+        built = settings.build(MapElitesConfig, config.archive.map_elites)._replace(**changes)
         return make_map_elites(task, shape, grid, built, verify_task=noisy, **shared)
 
     if chosen == "hybrid":
-        return in_turn(ppga(), map_elites(), config.archive.seed_iterations)
+        section = config.archive.hybrid
+        second = map_elites(verify=section.verify, verify_episodes=section.verify_episodes)
+        return in_turn(ppga(), second, section.ppga_iterations)
     return ppga() if chosen == "ppga" else map_elites()
 
 

@@ -30,29 +30,31 @@ def base(task: str) -> Config:
     config.rollout = ConfigDict({"device": RolloutConfig()._asdict(), "chunk": 256})
     config.archive = ConfigDict(
         {
-            "search": "map_elites",  # or ppga, or hybrid: PPGA for `seed_iterations`, then MAP-Elites
+            "search": "map_elites",  # or ppga, or hybrid: PPGA for a while, then MAP-Elites that verifies
             "cells": 50,  # a measure
             "iterations": 100,
-            "seed_iterations": 60,
-            "search_noise": 0.0,  # reset noise while searching; verification plays with the task's own
+            "search_noise": 0.0,  # reset noise while MAP-Elites searches; verification and PPGA play with the task's
             "checkpoint_every": 10,  # iterations
             "map_elites": MapElitesConfig()._asdict(),
+            # Candidates of MAP-Elites play again before they enter, or lucky ones would crowd out PPGA's steady elites.
+            "hybrid": {"ppga_iterations": 60, "verify": 128, "verify_episodes": 3},
             # Tuned for minutes, not hours: small rollouts and few epochs, wide exploration, and a walk on the reward
             # alone until there is something to branch from.
             "ppga": {
                 "emitter": PPGAConfig(
-                    gradient_updates=5, walk_updates=15, archive_rate=0.05, reward_iterations=150
+                    gradient_updates=5, walk_updates=15, episodes=2, archive_rate=0.05, reward_iterations=150
                 )._asdict(),
                 "ppo": PPOConfig(
                     environments=120,
                     steps=32,
-                    epochs=2,
+                    epochs=4,
                     gamma=0.995,
                     entropy_weight=0.01,
                     initial_log_std=0.0,
+                    max_log_std=1.0,
                     critic=(64, 64),
                 )._asdict(),
-                "xnes": XNESConfig(population=128)._asdict(),
+                "xnes": XNESConfig(population=64)._asdict(),
             },
         }
     )
@@ -120,7 +122,7 @@ def _smoke(config: Config) -> None:
     config.rollout.device.lanes = 32
     config.archive.update(cells=10, iterations=4, checkpoint_every=1)
     config.archive.map_elites.batch = 64
-    config.archive.seed_iterations = 2
+    config.archive.hybrid.update(ppga_iterations=2, verify=16, verify_episodes=2)
     config.archive.ppga.emitter.update(gradient_updates=1, walk_updates=1)
     config.archive.ppga.ppo.update(environments=60, steps=8, critic=(16,))
     config.archive.ppga.xnes.population = 16
@@ -144,6 +146,7 @@ def _accelerator(config: Config) -> None:
     config.rollout.device.update(lanes=8192, block=25)
     config.archive.update(cells={"ant": 10, "hopper": 1000}.get(config.task.name, 100), iterations=600)
     config.archive.map_elites.batch = 16384
+    config.archive.hybrid.verify = 2048
     config.archive.ppga.emitter.update(gradient_updates=10, walk_updates=10)
     config.archive.ppga.ppo.update(environments=3840, steps=32, minibatches=8, critic=(256, 256))
     config.archive.ppga.xnes.population = 1024
@@ -186,6 +189,7 @@ def _published_ppga(config: Config) -> None:
         gradient_updates=10,
         walk_updates=10,
         archive_rate=0.1 if task in ("humanoid", "ant") else 0.5,
+        episodes=10,
         threshold_min=-500.0 if task == "ant" else 200.0,
         reward_iterations=0,
     )
@@ -196,6 +200,7 @@ def _published_ppga(config: Config) -> None:
         minibatches=8,
         gamma=0.99,
         entropy_weight=0.0,
+        max_log_std=None,
         target_kl=0.008,
         learning_rate=3e-4 if task == "humanoid" else 1e-3,
         critic=(256, 256),

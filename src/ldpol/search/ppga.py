@@ -41,7 +41,6 @@ class PPGAConfig(NamedTuple):
       episodes: episodes a branch plays.
       archive_rate: learning rate of the thresholds, alpha: 0 keeps them where they are, 1 makes them the best so far.
       threshold_min: of an empty cell; fitness a branch must exceed to count as progress.
-      reward_coefficient: where the search for coefficients begins, along the reward; along the measures it begins at 0.
       reward_iterations: iterations at the start whose walk climbs the reward alone, so that branches have something to
         branch from; xNES ranks and moves as ever.
       unit_gradients: whether directions are scaled to length 1, so that coefficients are distances between parameters;
@@ -53,7 +52,6 @@ class PPGAConfig(NamedTuple):
     episodes: int = 1
     archive_rate: float = 0.5
     threshold_min: float = 0.0
-    reward_coefficient: float = 0.0
     reward_iterations: int = 0
     unit_gradients: bool = True
 
@@ -102,9 +100,8 @@ def check(config: PPGAConfig) -> None:
             raise ValueError(f"ppga.{name} must not be negative, found {getattr(config, name)}")
     if not 0 <= config.archive_rate <= 1:
         raise ValueError(f"ppga.archive_rate must be in [0, 1], found {config.archive_rate}")
-    for name in ("threshold_min", "reward_coefficient"):
-        if not math.isfinite(getattr(config, name)):
-            raise ValueError(f"ppga.{name} must be finite, found {getattr(config, name)}")
+    if not math.isfinite(config.threshold_min):
+        raise ValueError(f"ppga.threshold_min must be finite, found {config.threshold_min}")
 
 
 class PPGAEmitter(Emitter):
@@ -286,7 +283,7 @@ class PPGAEmitter(Emitter):
         )
 
     def _no_preference(self) -> xnes.XNESState:
-        return xnes.init(self._xnes, jnp.zeros(self._copies).at[0].set(self._config.reward_coefficient))
+        return xnes.init(self._xnes, jnp.zeros(self._copies))
 
 
 def make_ppga(
@@ -297,20 +294,18 @@ def make_ppga(
     ppo_config: PPOConfig = PPOConfig(),
     xnes_config: xnes.XNESConfig = xnes.XNESConfig(),
     *,
-    play_task: Task | None = None,
     rollouts: RolloutConfig = RolloutConfig(),
     mesh: Mesh | None = None,
 ) -> Search:
     """Build the search.
 
     Args:
-      task: what PPO trains on.
+      task: what PPO trains on and branches are scored on.
       shape: architecture of the policies.
       grid: the measure grid.
       config: settings of the iteration.
       ppo_config: settings of PPO.
       xnes_config: settings of xNES.
-      play_task: what branches are scored on (often with a deterministic reset); default `task`.
       rollouts: lanes and block length.
       mesh: devices that share environments and rollouts.
 
@@ -318,7 +313,7 @@ def make_ppga(
       ValueError: if settings are out of range, or branches or environments do not fit the devices.
     """
     return make_search(
-        play_task or task,
+        task,
         shape,
         grid,
         PPGAEmitter(task, shape, config, ppo_config, xnes_config, mesh),
