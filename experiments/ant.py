@@ -1,6 +1,7 @@
 """Ant, four measures: how much of the time each foot touches the ground.
 
-Variants: cpu (default), smoke, gpu, paper; see `ldpol/experiments/defaults.py` for what each changes.
+Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
+`ldpol/experiments/defaults.py` for what each changes.
 """
 
 from ldpol.experiments import defaults

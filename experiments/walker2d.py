@@ -6,7 +6,8 @@
 
 Run times and what they reach: results/demo-walker2d.json, on two CPU cores.
 
-Variants: cpu (default), smoke, gpu, paper; see `ldpol/experiments/defaults.py` for what each changes.
+Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
+`ldpol/experiments/defaults.py` for what each changes.
 """
 
 from ldpol.experiments import defaults

@@ -7,7 +7,7 @@ from pathlib import Path
 DESCRIPTION = """\
 From a quality-diversity archive to one generative model of its policies. The stages, in order:
 
-  archive    search for elites with MAP-Elites            -> WORKDIR/archive
+  archive    search for elites: MAP-Elites, PPGA or both  -> WORKDIR/archive
   train      autoencoder, then latent diffusion           -> WORKDIR/train, WORKDIR/model
   evaluate   play everything again, compare, count cells  -> WORKDIR/eval
   report     figures and one HTML page                    -> WORKDIR/report.html
@@ -21,6 +21,7 @@ configs and variants:
   experiments/walker2d.py:smoke   a minute, to see that everything runs
   experiments/walker2d.py:gpu     one accelerator, the scale of the paper
   experiments/walker2d.py:paper   the published method, unchanged
+  a search before it chooses what makes the archive: map_elites_cpu, ppga_cpu, hybrid_cpu, ppga_gpu, ...
   likewise hopper.py, halfcheetah.py, ant.py, humanoid.py
 
 any key of the config can be set: --config.seed=1 --config.archive.iterations=20

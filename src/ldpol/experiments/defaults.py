@@ -37,7 +37,7 @@ def base(task: str) -> Config:
             "checkpoint_every": 10,  # iterations
             "map_elites": MapElitesConfig()._asdict(),
             # Candidates of MAP-Elites play again before they enter, or lucky ones would crowd out PPGA's steady elites.
-            "hybrid": {"ppga_iterations": 60, "verify": 128, "verify_episodes": 3},
+            "hybrid": {"ppga_iterations": 70, "verify": 128, "verify_episodes": 3},
             # Tuned for minutes, not hours: small rollouts and few epochs, wide exploration, and a walk on the reward
             # alone until there is something to branch from.
             "ppga": {

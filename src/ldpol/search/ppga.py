@@ -6,14 +6,13 @@ diversity (CMA-MAEGA) whose gradients are differences of policies that PPO train
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
 from qdax.core.emitters.emitter import Emitter
 
@@ -24,12 +23,10 @@ from ldpol.search import ppo, xnes
 from ldpol.search.loop import Search, make_search
 from ldpol.search.normaliser import Moments, no_moments
 from ldpol.search.ppo_config import PPOConfig, split_environments
+from ldpol.search.ppo_training import train
 from ldpol.search.soft_archive import improvement, raise_thresholds
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
-
-_Specs = Any
-"""A prefix of a pytree, of `PartitionSpec`."""
 
 
 class PPGAConfig(NamedTuple):
@@ -139,9 +136,9 @@ class PPGAEmitter(Emitter):
         # Copies normalise as theta does: with statistics of their own their parameters could not be compared.
         climb = split_environments(ppo_config, self._copies)._replace(normalise_observations=False)
         self._walk, self._climb = ppo_config, climb
-        train = partial(_train, task, shape, mesh)
-        self._climb_all = train(split_environments(climb, devices), config.gradient_updates, True)
-        self._walk_on = train(split_environments(ppo_config, devices), config.walk_updates, False)
+        here = partial(split_environments, copies=devices)
+        self._climb_all = partial(train, task, shape, here(climb), config.gradient_updates, mesh)
+        self._walk_on = partial(train, task, shape, here(ppo_config), config.walk_updates, mesh)
         self._steps_climbing = config.gradient_updates * ppo_config.environments * ppo_config.steps
         self._steps_walking = config.walk_updates * ppo_config.environments * ppo_config.steps
 
@@ -322,40 +319,6 @@ def make_ppga(
         rollouts=rollouts,
         mesh=mesh,
     )
-
-
-def _train(
-    task: Task, shape: PolicyShape, mesh: Mesh | None, config: PPOConfig, updates: int, copies: bool
-) -> Callable[[Array, ppo.PPOState, Key], ppo.PPOState]:
-    """Return `updates` updates in a row of one state, or of many side by side; devices share the environments.
-
-    `config.environments` are those of one copy on one device.
-    """
-    axis = None if mesh is None else "policies"
-
-    def train(weights: Array, state: ppo.PPOState, key: Key) -> ppo.PPOState:
-        update = partial(ppo.update, config, task, shape, axis=axis)
-        if copies:
-            one = update
-            update = lambda weights, state, key: jax.vmap(one)(weights, state, jax.random.split(key, len(weights)))  # noqa: E731
-
-        def body(state: ppo.PPOState, key: Key) -> tuple[ppo.PPOState, None]:
-            return update(weights, state, key)[0], None
-
-        return jax.lax.scan(body, state, jax.random.split(key, updates))[0]
-
-    if mesh is None:
-        return train
-    everywhere, split = PartitionSpec(), PartitionSpec(None, "policies") if copies else PartitionSpec("policies")
-
-    def shared(weights: Array, state: ppo.PPOState, key: Key) -> ppo.PPOState:
-        specs: _Specs = jax.tree.map(lambda leaf: everywhere, state)
-        specs = dataclasses.replace(specs, environments=jax.tree.map(lambda leaf: split, state.environments))
-        return jax.shard_map(
-            train, mesh=mesh, in_specs=(everywhere, specs, everywhere), out_specs=specs, check_vma=False
-        )(weights, state, key)
-
-    return shared
 
 
 def _to_unit_length(direction: Params) -> Params:
