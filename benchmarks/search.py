@@ -25,6 +25,7 @@ from jax.sharding import Mesh, PartitionSpec
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from rollout import bare, split
+from seeds import interval
 
 from ldpol import archive as archives
 from ldpol import report, storage
@@ -41,6 +42,17 @@ from ldpol.search.ppo_config import PPOConfig
 from ldpol.tasks import Task
 from ldpol.types import Array, mean_score
 
+NUMBERS = {  # and how many digits they are shown with
+    "env_steps": 0,
+    "cells": 0,
+    "qd_score": 0,
+    "best": 0,
+    "mean": 0,
+    "measure_std": 4,
+    "physics_share": 2,
+    "learning_share": 2,
+}
+
 
 def main() -> None:
     parser = common.parser(__doc__)
@@ -50,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480.0, help="of each search")
     parser.add_argument("--at", nargs="+", type=float, default=[120.0, 240.0, 480.0], help="seconds")
     parser.add_argument("--steps", nargs="+", type=float, default=[10e6, 20e6], help="environment steps")
-    parser.add_argument("--workdir", type=Path, default=Path("runs/search"))
+    parser.add_argument("--workdir", type=Path, default=Path("results/search-walker2d"))
     options = parser.parse_args()
     session.start_jax()
     if options.quick:
@@ -64,16 +76,21 @@ def main() -> None:
             if not path.is_file():
                 storage.write_json(path, {"rows": one(config, options)} | session.provenance(config))
             rows += storage.read_json(path)["rows"]
-    show(rows)
+    summary = summarise_rows(rows)
+    show(summary)
     if options.out is not None:
         some = storage.read_json(options.workdir / f"{options.searches[0]}-{options.seeds[0]}.json")
         about = {name: some[name] for name in ("commit", "versions", "machine")}
-        configs = {
+        about["config"] = {
             search: settings.as_json(settings.load_config(options.config.format(search=search)))
             for search in options.searches
         }
         sizes = {"seconds": options.seconds, "at": options.at, "steps": options.steps, "seeds": options.seeds}
-        storage.write_json(options.out, {"settings": sizes, "rows": rows, "config": configs} | about)
+        storage.write_json(options.out, rows)
+        storage.write_json(
+            options.out.with_suffix(".about.json"),
+            {"settings": sizes, "targets": [target.about() for target in targets(summary)], "summary": summary} | about,
+        )
         report.save(figure(rows), options.out.with_suffix(".png"))
 
 
@@ -193,17 +210,52 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     return drawn
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print the mean over the seeds of every search at every mark."""
-    names = ("env_steps", "cells", "qd_score", "best", "mean", "measure_std", "physics_share")
-    groups = sorted({(row["mark"], row["search"]) for row in rows})
-    table = []
-    for mark, search in groups:
-        some = [row for row in rows if (row["mark"], row["search"]) == (mark, search)]
-        table.append(
-            (f"{search} at {mark}", len(some), *(float(np.mean([row[name] for row in some])) for name in names))
-        )
-    common.table("Played again, means over seeds", ("search", "seeds", *names), table)
+def summarise_rows(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return mark -> search -> number -> mean and 95 % interval over the seeds."""
+    marks = sorted({row["mark"] for row in rows}, key=lambda mark: (mark.split()[0], float(mark.split()[1])))
+    summary: dict[str, dict[str, dict[str, Any]]] = {}
+    for mark in marks:
+        summary[mark] = {}
+        for search in stage.SEARCHES:
+            some = [row for row in rows if (row["mark"], row["search"]) == (mark, search)]
+            if some:
+                summary[mark][search] = {name: interval([row[name] for row in some]) for name in NUMBERS}
+    return summary
+
+
+def targets(summary: dict[str, dict[str, dict[str, Any]]]) -> list[common.Target]:
+    """Return what was claimed of the last archives at equal wall-clock, as ratios of means over the seeds."""
+    last = summary[[mark for mark in summary if mark.startswith("seconds")][-1]]
+    if len(last) < len(stage.SEARCHES):
+        return []
+    mean = lambda search, name: last[search][name]["mean"]  # noqa: E731
+    over = lambda search, name: mean(search, name) / mean("map_elites", name)  # noqa: E731
+    return [
+        common.Target("best fitness of PPGA over MAP-Elites", over("ppga", "best"), 1.3),
+        common.Target("best fitness of the hybrid over MAP-Elites", over("hybrid", "best"), 1.3),
+        common.Target(
+            "QD score of the better over MAP-Elites", max(over(name, "qd_score") for name in ("ppga", "hybrid")), 1.15
+        ),
+        common.Target("std of measures, MAP-Elites over the hybrid", 1 / over("hybrid", "measure_std"), 1.0),
+        *(common.Target(f"share of physics, {name}", mean(name, "physics_share"), 0.7) for name in stage.SEARCHES),
+    ]
+
+
+def show(summary: dict[str, dict[str, dict[str, Any]]]) -> None:
+    """Print means and intervals as the tables of a README, and what was claimed."""
+    for mark, searches in summary.items():
+        print(f"\n| {mark} | " + " | ".join(NUMBERS) + " |\n|---" + "|---:" * len(NUMBERS) + "|")
+        for search, numbers in searches.items():
+            cells = [spread(numbers[name], digits) for name, digits in NUMBERS.items()]
+            print(f"| {stage.SEARCHES[search]} | " + " | ".join(cells) + " |")
+    rows = [(t.claim, t.value, t.floor, "yes" if t.value >= t.floor else "NO") for t in targets(summary)]
+    common.table("Targets", ("claim", "found", "at least", "reached"), rows)
+
+
+def spread(value: dict[str, Any], digits: int) -> str:
+    """Write a mean, and half its interval if there is one."""
+    half = "" if value["high"] is None else f" ± {value['high'] - value['mean']:,.{digits}f}"
+    return f"{value['mean']:,.{digits}f}{half}"
 
 
 if __name__ == "__main__":
