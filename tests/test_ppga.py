@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.map_elites import MAPElites
 from toy import make_toy
 
 from ldpol import storage
@@ -273,7 +274,7 @@ def test_resuming_is_bit_exact(finished, tmp_path):
     assert_equal(resumed, expected)
 
 
-def test_it_is_traced_once():
+def test_an_iteration_is_traced_once_and_never_leaves_the_device():
     search, traces = make(), []
 
     @jax.jit
@@ -281,10 +282,36 @@ def test_it_is_traced_once():
         traces.append(1)
         return search.step(state, key)
 
-    state = jax.jit(search.init)(jax.random.key(0))
-    for seed in range(3):
-        state, _ = step(state, jax.random.key(seed))
+    state, keys = jax.jit(search.init)(jax.random.key(0)), list(jax.random.split(jax.random.key(1), 3))
+    with jax.transfer_guard("disallow"):
+        for key in keys:
+            state, _ = step(state, key)
     assert len(traces) == 1
+    program = str(jax.make_jaxpr(search.step)(state, keys[0]))
+    assert "callback" not in program
+
+
+def test_it_plugs_into_the_loop_of_qdax():
+    """QDax's own MAPElites, with a scoring function like any other."""
+    quiet = make_toy()
+
+    def score(policies, key):
+        keys = jax.random.split(key, jax.tree.leaves(policies)[0].shape[0])
+        scores = evaluate(quiet, SHAPE.apply, policies, keys, config=ROLLOUTS)
+        return scores.fitness, scores.measures[:, 0], {}
+
+    emitter = PPGAEmitter(quiet, SHAPE, CONFIG, PPO, XNES)
+    algorithm = MAPElites(score, emitter, lambda repertoire: {"best": repertoire.fitnesses.max()})
+    first = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 8))
+    repertoire, state, _ = jax.jit(algorithm.init)(first, GRID.centroids(), jax.random.key(1))
+    entered = int((repertoire.fitnesses > -jnp.inf).sum())
+    update, best = jax.jit(algorithm.update), []
+    for seed in range(3):
+        repertoire, state, metrics = update(repertoire, state, jax.random.key(seed))
+        best.append(float(metrics["best"]))
+    assert best == sorted(best)
+    assert int((repertoire.fitnesses > -jnp.inf).sum()) > entered
+    assert int(state.iteration) == 3
 
 
 def test_it_finds_better_policies_than_random_ones_and_reaches_high_measures():
