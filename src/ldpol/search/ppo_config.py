@@ -8,7 +8,7 @@ class PPOConfig(NamedTuple):
     """Settings of one copy; static and hashable.
 
     Attributes:
-      environments: E, played side by side.
+      environments: E, played side by side; the default splits over the copies of 1, 2 or 4 measures.
       steps: T, steps an environment plays an update.
       epochs: passes over the T * E transitions.
       minibatches: gradient steps a pass; must divide T * E.
@@ -30,7 +30,7 @@ class PPOConfig(NamedTuple):
       normalise_returns: whether the critic predicts returns normalised by theirs.
     """
 
-    environments: int = 32
+    environments: int = 120
     steps: int = 128
     epochs: int = 4
     minibatches: int = 4
