@@ -268,6 +268,10 @@ class PPGAEmitter(Emitter):
         elite, observations, log_std = jax.tree.map(
             lambda leaf: leaf[cell], (repertoire.genotypes, state.normalisers, state.log_std)
         )
+        # An elite from elsewhere, or of the first iteration, has none. Statistics that began at nothing would change
+        # the policy with the first rollout, and any others do as well.
+        own = observations.count > 0
+        observations = jax.tree.map(partial(jnp.where, own), observations, state.walker.observations)
         walker = dataclasses.replace(
             state.walker,
             actor=unfold_normaliser(elite, observations.mean, observations.std),
