@@ -63,33 +63,38 @@ def main() -> None:
     parser.add_argument("--at", nargs="+", type=float, default=[120.0, 240.0, 480.0], help="seconds")
     parser.add_argument("--steps", nargs="+", type=float, default=[10e6, 20e6], help="environment steps")
     parser.add_argument("--workdir", type=Path, default=Path("results/search-walker2d"))
+    parser.add_argument("--gather", action="store_true", help="run nothing; make tables of the runs that are there")
     options = parser.parse_args()
     session.start_jax()
     if options.quick:
         options.config = options.config.replace("_cpu", "_smoke")
         options.seconds, options.at, options.steps, options.seeds = 4.0, [2.0, 4.0], [], options.seeds[:1]
     rows: list[dict[str, Any]] = []
+    made: dict[str, dict[str, Any]] = {}
     for seed in options.seeds:
         for search in options.searches:
             config = settings.load_config(options.config.format(search=search), [f"seed={seed}"])
             path = options.workdir / f"{search}-{seed}.json"
+            if not path.is_file() and options.gather:
+                continue
             if not path.is_file():
                 storage.write_json(path, {"rows": one(config, options)} | session.provenance(config))
-            rows += storage.read_json(path)["rows"]
+            kept = storage.read_json(path)
+            rows += kept.pop("rows")
+            made[path.stem] = kept
     summary = summarise_rows(rows)
     show(summary)
     if options.out is not None:
-        some = storage.read_json(options.workdir / f"{options.searches[0]}-{options.seeds[0]}.json")
-        about = {name: some[name] for name in ("commit", "versions", "machine")}
-        about["config"] = {
-            search: settings.as_json(settings.load_config(options.config.format(search=search)))
-            for search in options.searches
-        }
         sizes = {"seconds": options.seconds, "at": options.at, "steps": options.steps, "seeds": options.seeds}
         storage.write_json(options.out, rows)
         storage.write_json(
             options.out.with_suffix(".about.json"),
-            {"settings": sizes, "targets": [target.about() for target in targets(summary)], "summary": summary} | about,
+            {
+                "settings": sizes,
+                "targets": [target.about() for target in targets(summary)],
+                "summary": summary,
+                "made_with": made,
+            },
         )
         report.save(figure(rows), options.out.with_suffix(".png"))
 
