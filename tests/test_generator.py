@@ -22,11 +22,10 @@ NETWORK = DenoiserConfig(channels=(4,), embedding=8, octaves=2)
 WANTED = jnp.array([-0.5, 3.0])
 
 
-@pytest.fixture(scope="module")
-def generator():
-    """A generator with random weights everywhere: nothing is masked by an initial zero."""
+def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # noqa: B008
+    """A generator of two measures with random weights everywhere: nothing is masked by an initial zero."""
     latent, none = jnp.zeros(AUTOENCODER.latent), nothing(2)
-    decoder = jax.jit(Decoder(SHAPE, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
+    decoder = jax.jit(Decoder(shape, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
     network = make_network(NETWORK, AUTOENCODER.latent)
     denoiser = jax.jit(network.init)(jax.random.key(1), latent, jnp.zeros(()), none)["params"]
     leaves, structure = jax.tree.flatten((decoder, denoiser))
@@ -38,17 +37,22 @@ def generator():
         denoiser=denoiser,
         latent_mean=jnp.full(AUTOENCODER.latent, 0.1),
         latent_scale=jnp.asarray(1.5),
-        shape=SHAPE,
+        shape=shape,
         autoencoder=AUTOENCODER,
         network=NETWORK,
         schedule="flow",
         parametrisation="flow",
-        grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0)),
+        grid=grid,
         measure_names=("left", "right"),
         task="toy",
         settings=(("backend", "none"), ("episode_length", 7)),
         steps=3,
     )
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator()
 
 
 @jax.jit
@@ -133,6 +137,11 @@ def test_measures_are_scaled_by_the_grid(generator):
     np.testing.assert_array_equal(one_free.measures, [0.0, 1.0])
 
 
+def test_measures_may_be_constants_of_a_jitted_function(generator):
+    found = jax.jit(lambda model, key: model.sample(key, WANTED))(generator, jax.random.key(0))
+    np.testing.assert_allclose(vector(found), vector(draw(generator, jax.random.key(0), WANTED)), atol=1e-4)
+
+
 @pytest.mark.parametrize("wanted", [jnp.zeros(3), jnp.zeros((4, 2)), 0.5])
 def test_measures_of_another_shape(generator, wanted):
     with pytest.raises(ValueError, match=r"expected 2 measures \(left, right\)"):
@@ -144,6 +153,65 @@ def test_measures_outside_their_bounds(generator):
         generator.sample(jax.random.key(0), jnp.array([0.0, 4.5]))
     with pytest.raises(ValueError, match=r"left = -2 .*; right = 0 "):
         generator.sample(jax.random.key(0), jnp.array([-2.0, 0.0]))
+
+
+@jax.jit
+def draw_composed(model, key, measures, scales, decoded_as=None):
+    return model.sample_composed(key, measures, scales, decoded_as=decoded_as)
+
+
+def test_one_condition_composed_is_a_sample(generator):
+    key = jax.random.key(3)
+    found = draw_composed(generator, key, WANTED[None], jnp.ones(1))
+    np.testing.assert_allclose(vector(found), vector(draw(generator, key, WANTED)), atol=1e-4)
+
+
+def test_composition_by_hand(generator):
+    """Two sampling loops: the generator's, and one written out with the denoiser's three answers a step."""
+    key, free = jax.random.key(4), jnp.nan
+    measures, scales = jnp.array([[-0.5, free], [free, 3.0]]), jnp.array([1.5, -0.5])
+    told = jnp.array([0.2, free])
+
+    @jax.jit
+    def by_hand(model):
+        asked, none = [model.condition(one) for one in measures], model.condition(None)
+        x = jax.random.normal(key, AUTOENCODER.latent)
+        for t, after in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
+            base = model.denoise(x, jnp.asarray(t), none)
+            parts = [model.denoise(x, jnp.asarray(t), one) - base for one in asked]
+            clean = base + 1.5 * parts[0] - 0.5 * parts[1]
+            x = (1 - after) * clean + after * (x - (1 - t) * clean) / t
+        return model.decode(x * 1.5 + 0.1, model.condition(told))
+
+    found = draw_composed(generator, key, measures, scales, told)
+    np.testing.assert_allclose(vector(found), vector(by_hand(generator)), atol=1e-3)
+
+
+def test_the_decoder_is_told_the_joint_condition(generator):
+    """Each measure from the condition that names it; what is asked for negatively the decoder is not told."""
+    key, free = jax.random.key(5), jnp.nan
+    measures = jnp.array([[-0.5, free], [free, 3.0]])
+    for scales, told in (([1.0, 1.0], [-0.5, 3.0]), ([1.0, -1.0], [-0.5, free]), ([0.0, 0.5], [free, 3.0])):
+        found = draw_composed(generator, key, measures, jnp.array(scales))
+        stated = draw_composed(generator, key, measures, jnp.array(scales), jnp.array(told))
+        np.testing.assert_allclose(vector(found), vector(stated), atol=1e-4)
+
+
+def test_conditions_that_name_the_same_measure(generator):
+    """Without a word for the decoder an error; inside jit, where values are not known, it is not told that measure."""
+    key, free = jax.random.key(6), jnp.nan
+    measures = jnp.array([[-0.5, free], [0.5, 3.0]])
+    with pytest.raises(ValueError, match=r"same measure \(number 0.*decoded_as"):
+        generator.sample_composed(key, measures, jnp.ones(2))
+    found = draw_composed(generator, key, measures, jnp.ones(2))
+    stated = draw_composed(generator, key, measures, jnp.ones(2), jnp.array([free, 3.0]))
+    np.testing.assert_allclose(vector(found), vector(stated), atol=1e-4)
+
+
+@pytest.mark.parametrize(("measures", "scales"), [((2,), (2,)), ((2, 2), (3,)), ((2, 3), (2,))])
+def test_compositions_of_another_shape(generator, measures, scales):
+    with pytest.raises(ValueError, match=r"expected (conditions \[K, 2\]|2 measures)"):
+        generator.sample_composed(jax.random.key(0), jnp.zeros(measures), jnp.ones(scales))
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"method": "rk4"}])

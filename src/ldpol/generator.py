@@ -9,14 +9,15 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Grid
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.condition import Condition, ask, nothing
-from ldpol.model.diffusion import Parametrisation, guide, make_schedule, precondition
+from ldpol.model.condition import Condition, ask, joint, nothing
+from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.sampler import Method, sample
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
@@ -78,9 +79,14 @@ class PolicyGenerator:
             )
         if not isinstance(measures, jax.core.Tracer):
             outside = [
-                f"{name} = {float(value):g} (allowed {low:g} to {high:g})"
+                f"{name} = {value:g} (allowed {low:g} to {high:g})"
                 for name, value, low, high in zip(
-                    self.measure_names, measures, self.grid.low, self.grid.high, strict=True
+                    # NumPy's, because an element of a constant is a tracer inside of jit.
+                    self.measure_names,
+                    np.asarray(measures).tolist(),
+                    self.grid.low,
+                    self.grid.high,
+                    strict=True,
                 )
                 if value < low or value > high
             ]
@@ -88,6 +94,32 @@ class PolicyGenerator:
                 raise ValueError(f"measures outside their bounds: {'; '.join(outside)}")
         low, high = jnp.asarray(self.grid.low), jnp.asarray(self.grid.high)
         return ask((measures - low) / (high - low))
+
+    def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
+        """Return the trained estimate of the clean standardised latent `[h, w, c]`; a `Denoise` function.
+
+        Args:
+          x: `[h, w, c]` the noisy latent.
+          t: `[]` its noise level.
+          condition: what is asked for.
+        """
+        network = partial(make_network(self.network, self.autoencoder.latent).apply, {"params": self.denoiser})
+        denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
+        return denoise(x, t, condition)
+
+    def _draw(
+        self, key: Key, denoise: Denoise, condition: Condition, steps: int | None, method: Method | None
+    ) -> Array:
+        latent = sample(
+            key,
+            denoise,
+            make_schedule(self.schedule),
+            condition,
+            self.autoencoder.latent,
+            steps=self.steps if steps is None else steps,
+            method=self.method if method is None else method,
+        )
+        return latent * self.latent_scale + self.latent_mean
 
     def sample_latent(
         self,
@@ -99,20 +131,8 @@ class PolicyGenerator:
         method: Method | None = None,
     ) -> Array:
         """Draw one latent `[h, w, c]` for a condition; arguments as in `sample`."""
-        schedule = make_schedule(self.schedule)
-        network = partial(make_network(self.network, self.autoencoder.latent).apply, {"params": self.denoiser})
-        denoise = precondition(network, schedule, self.parametrisation)  # type: ignore[arg-type]
-        denoise = guide(denoise, self.guidance if guidance is None else guidance)
-        latent = sample(
-            key,
-            denoise,
-            schedule,
-            condition,
-            self.autoencoder.latent,
-            steps=self.steps if steps is None else steps,
-            method=self.method if method is None else method,
-        )
-        return latent * self.latent_scale + self.latent_mean
+        denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
+        return self._draw(key, denoise, condition, steps, method)
 
     def decode(self, latent: Array, condition: Condition) -> Params:
         """Turn one latent `[h, w, c]` into policy parameters."""
@@ -142,6 +162,42 @@ class PolicyGenerator:
         condition = self.condition(measures)
         latent = self.sample_latent(key, condition, guidance=guidance, steps=steps, method=method)
         return self.decode(latent, condition)
+
+    def sample_composed(
+        self,
+        key: Key,
+        measures: Array,
+        scales: Array,
+        *,
+        decoded_as: Array | None = None,
+        steps: int | None = None,
+        method: Method | None = None,
+    ) -> Params:
+        """Draw one policy for several conditions at once: AND, or NOT where the scale is negative (see `compose`).
+
+        Args:
+          key: one key, one policy.
+          measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
+          scales: `[K]` their strengths.
+          decoded_as: `[M]` what the decoder, which sees measures too, is told. None: the joint of the conditions with
+            positive scales, which must not name the same measure.
+          steps: integration steps.
+          method: `ddim` or `heun`.
+
+        Raises:
+          ValueError: if measures have the wrong shape, there is not one scale a condition, or, outside of jit,
+            measures lie outside their bounds or two conditions name the same measure and `decoded_as` is not given.
+        """
+        measures, scales = jnp.asarray(measures, jnp.float32), jnp.asarray(scales, jnp.float32)
+        if measures.ndim != 2 or scales.shape != measures.shape[:1]:
+            raise ValueError(
+                f"expected conditions [K, {len(self.measure_names)}] and one scale each, found shapes "
+                f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
+            )
+        conditions = [self.condition(one) for one in measures]
+        told = joint(conditions, scales) if decoded_as is None else self.condition(decoded_as)
+        latent = self._draw(key, compose(self.denoise, conditions, scales), told, steps, method)
+        return self.decode(latent, told)
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""

@@ -1,7 +1,10 @@
 """What a policy is asked for: measures as tokens, each of which may be absent."""
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -31,6 +34,29 @@ def ask(measures: Array) -> Condition:
 def nothing(measures: int) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
     return Condition(jnp.zeros(measures), jnp.zeros(measures))
+
+
+def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
+    """Return the one condition that asks for everything several ask for; negative scales ask for nothing.
+
+    Args:
+      conditions: K of them.
+      scales: `[K]` their strengths in a composition.
+
+    Raises:
+      ValueError: outside of jit, if two ask for the same measure. Inside jit such a measure is left free.
+    """
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+    given = stack.given * (scales > 0)[:, None]
+    count = given.sum(0)
+    if not isinstance(count, jax.core.Tracer) and (count > 1).any():
+        numbers = [int(i) for i in np.flatnonzero(np.asarray(count) > 1)]
+        raise ValueError(
+            f"several conditions ask for the same measure (number {', '.join(map(str, numbers))}, counted from 0), so "
+            "they have no joint condition; say with decoded_as what the decoder should be told"
+        )
+    once = (count == 1).astype(jnp.float32)
+    return Condition((stack.measures * given).sum(0) * once, once)
 
 
 def drop(key: Key, condition: Condition, *, everything: float, each: float) -> Condition:
