@@ -13,6 +13,7 @@ from ldpol.evaluation.sequencing import (
     play_sequence,
     play_sequences,
     segment_steps,
+    trace_sequence,
 )
 from ldpol.policy import PolicyShape
 from ldpol.rollout import rollout
@@ -101,6 +102,23 @@ def test_flat_scan_is_the_same():
     fitness, measures = flat(key)
     np.testing.assert_allclose(score.fitness, fitness, rtol=1e-5)
     np.testing.assert_allclose(score.segments.measures, measures, atol=1e-6)
+
+
+def test_traces_are_what_the_score_sums():
+    """An episode that ends in step 7 of 20: measures by hand, 0 afterwards, where physics is NaN; the same score."""
+    task, key = make_toy(), jax.random.key(0)
+    actions = jnp.array([[0.5, 0.5], [1.0, 0.5], [0.0, 0.0], [0.0, 0.0]])
+    score, trace = trace_sequence(task, push, given, actions, key, settle=2)
+    same(score, play_sequence(task, push, given, actions, key, settle=2), atol=0, equal_nan=True)
+    (x, y), rows = START, []
+    for action in np.repeat(np.asarray(actions), 5, 0)[:7]:
+        assert x < 1.0
+        x, y = step_by_hand(x, y, action)
+        rows.append((x > HIGH, y > HIGH))
+    assert x >= 1.0  # the toy dies here
+    np.testing.assert_array_equal(trace.measures, np.r_[np.array(rows, float), np.zeros((13, 2))])
+    np.testing.assert_array_equal(trace.alive, np.arange(20) < 7)
+    assert trace.alive.sum() == score.length
 
 
 @pytest.mark.parametrize("action", [(0.25, 0.5), (-1.0, -0.5), (0.1, 1.0)])

@@ -77,6 +77,11 @@ def difference(one: Ratio, other: Ratio, *, level: float = 0.95, resamples: int 
     return Estimate(values[0] - values[1], *_ends(resampled, seen, level), count)
 
 
+def paired(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    """Return the mean of `one` less `other`, both `[N]`, with its paired interval, as JSON values."""
+    return difference(Ratio(one, np.ones(len(one))), Ratio(other, np.ones(len(other)))).as_json()
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), np.nan)
 

@@ -8,7 +8,21 @@ from jax.sharding import Mesh
 from ldpol.generator import PolicyGenerator
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, Score, mean_score
+from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
+
+
+def sample_policies(sample: Callable[[Key, PyTree], Params], requests: PyTree, keys: Key) -> Params:
+    """Sample one policy a request, independently of the episodes that `score_policies` plays with the same keys.
+
+    Args:
+      sample: `(key, request) -> one policy`, such as `PolicyGenerator.sample`.
+      requests: leading axis N on every leaf, for instance measures `[N, M]`.
+      keys: `[N]`.
+
+    Returns:
+      N policies, leading axis on every leaf.
+    """
+    return jax.vmap(sample)(_split(keys)[0], requests)
 
 
 def score_generated(
@@ -35,10 +49,8 @@ def score_generated(
     Returns:
       Mean `Score` `[N]`.
     """
-    sample_keys, play_keys = _split(keys)
-    policies = jax.vmap(generator.sample)(sample_keys, measures)
-    scores = evaluate(task, generator.apply, policies, play_keys, episodes=episodes, config=config, mesh=mesh)
-    return mean_score(scores)
+    policies = sample_policies(generator.sample, measures, keys)
+    return score_policies(task, generator.apply, policies, keys, episodes=episodes, config=config, mesh=mesh)
 
 
 def score_policies(

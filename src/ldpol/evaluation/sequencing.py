@@ -7,7 +7,7 @@ An episode, choices included, is one scan over segments, so a whole experiment i
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +69,18 @@ class SequenceScore:
     look_ahead: Array
 
 
+class Trace(NamedTuple):
+    """What happened at every step of an episode of T steps.
+
+    Attributes:
+      measures: `[T, M]` of the state after each step; 0 once the episode is over.
+      alive: `[T]` bool, whether the step was lived.
+    """
+
+    measures: Array
+    alive: Array
+
+
 def segment_steps(task: Task, segments: int, settle: int = 0) -> int:
     """Return the steps of each of `segments` equal parts of an episode.
 
@@ -111,26 +123,33 @@ def play_segment(
     Returns:
       The score, the state after the last step, and whether the episode is still not over.
     """
+    score, state, alive, _ = _trace_segment(task, apply, params, state, alive, steps=steps, window=window)
+    return score, state, alive
 
+
+def _trace_segment(
+    task: Task, apply: Apply, params: Params, state: TaskState, alive: Array, *, steps: int, window: tuple[int, int]
+) -> tuple[SegmentScore, TaskState, Array, Trace]:
     def body(carry, t):
         state, alive, score, measured = carry
         state = task.step(state, apply(params, state.observation))
         counts = alive & (window[0] <= t) & (t < window[1])
+        # `where`, not a product: the physics of a finished episode may overflow to NaN.
+        now = jnp.where(alive, task.measure(state), 0.0)
         score = SegmentScore(
-            # `where`, not a product: the physics of a finished episode may overflow to NaN.
             fitness=score.fitness + jnp.where(alive, state.reward, 0.0),
-            measures=score.measures + jnp.where(counts, task.measure(state), 0.0),
+            measures=score.measures + jnp.where(counts, now, 0.0),
             lived=score.lived + alive,
             survived=alive & (state.done < 0.5),
         )
-        return (state, score.survived, score, measured + counts), None
+        return (state, score.survived, score, measured + counts), Trace(now, alive)
 
     none = jnp.zeros((), jnp.int32)
     blank = SegmentScore(jnp.zeros(()), jnp.zeros(task.measures), none, alive)
-    (state, alive, score, measured), _ = jax.lax.scan(body, (state, alive, blank, none), jnp.arange(steps))
+    (state, alive, score, measured), trace = jax.lax.scan(body, (state, alive, blank, none), jnp.arange(steps))
     # Divided by something harmless where nothing was measured, so that no NaN is computed, only chosen.
     mean = jnp.where(measured > 0, score.measures / jnp.maximum(measured, 1), jnp.nan)
-    return dataclasses.replace(score, measures=mean), state, alive
+    return dataclasses.replace(score, measures=mean), state, alive, trace
 
 
 def play_sequence(task: Task, apply: Apply, choose: Choose, wanted: PyTree, key: Key, *, settle: int) -> SequenceScore:
@@ -147,6 +166,13 @@ def play_sequence(task: Task, apply: Apply, choose: Choose, wanted: PyTree, key:
     Raises:
       ValueError: if the episode does not split into K segments, or settling leaves nothing to measure.
     """
+    return trace_sequence(task, apply, choose, wanted, key, settle=settle)[0]
+
+
+def trace_sequence(
+    task: Task, apply: Apply, choose: Choose, wanted: PyTree, key: Key, *, settle: int
+) -> tuple[SequenceScore, Trace]:
+    """Play as `play_sequence` does, and also return what happened at every step; same arguments, same errors."""
     count = jax.tree.leaves(wanted)[0].shape[0]
     steps = segment_steps(task, count, settle)
     reset_key, choice_key = jax.random.split(key)
@@ -156,14 +182,15 @@ def play_sequence(task: Task, apply: Apply, choose: Choose, wanted: PyTree, key:
         asked, key = request
         choice = choose(key, asked, state)
         spent = jnp.where(alive, choice.look_ahead, 0)
-        score, state, alive = play_segment(
+        score, state, alive, trace = _trace_segment(
             task, apply, choice.policy, state, alive, steps=steps, window=(settle, steps)
         )
-        return (state, alive), (score, spent)
+        return (state, alive), (score, spent, trace)
 
     start = task.reset(reset_key), jnp.ones((), bool)
-    _, (segments, spent) = jax.lax.scan(segment, start, (wanted, jax.random.split(choice_key, count)))
-    return SequenceScore(segments.fitness.sum(), segments.lived.sum(), segments, spent.sum())
+    _, (segments, spent, trace) = jax.lax.scan(segment, start, (wanted, jax.random.split(choice_key, count)))
+    score = SequenceScore(segments.fitness.sum(), segments.lived.sum(), segments, spent.sum())
+    return score, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trace)
 
 
 def play_sequences(
@@ -177,7 +204,8 @@ def play_sequences(
     settle: int,
     lanes: int = 64,
     mesh: Mesh | None = None,
-) -> SequenceScore:
+    play: Callable[..., Any] = play_sequence,
+) -> Any:
     """Play E episodes of each of S sequences in fixed memory.
 
     Args:
@@ -191,9 +219,10 @@ def play_sequences(
       settle: steps after a switch in which measures do not count yet.
       lanes: episodes a device plays side by side. A choice among n candidates plays n times as many.
       mesh: a mesh with one axis, `policies`; None runs on one device. S must be a multiple of its size.
+      play: plays one episode: `play_sequence` or `trace_sequence`.
 
     Returns:
-      `SequenceScore` `[S, E]`.
+      What `play` returns, with leading axes `[S, E]`: the `SequenceScore`, with traces if asked for.
 
     Raises:
       ValueError: if S, the keys and the mesh do not fit together, or a number is out of range.
@@ -205,20 +234,20 @@ def play_sequences(
     if min(episodes, lanes) < 1:
         raise ValueError(f"episodes and lanes must be at least 1, found {episodes} and {lanes}")
 
-    def work(wanted: PyTree, keys: Key) -> SequenceScore:
+    def work(wanted: PyTree, keys: Key) -> Any:
         sequences = keys.shape[0]
         jobs = sequences * episodes
         width = min(lanes, jobs)
         # Filled up to whole chunks with repeated jobs: a rest of another size would be compiled once more.
         chunks = jnp.minimum(jnp.arange(-(-jobs // width) * width), jobs - 1).reshape(-1, width)
 
-        def play(job: Array) -> SequenceScore:
+        def one(job: Array) -> Any:
             sequence, episode = job // episodes, job % episodes
             asked = jax.tree.map(lambda leaf: leaf[sequence], wanted)
             key = jax.random.fold_in(keys[sequence], episode)
-            return play_sequence(task, apply, choose, asked, key, settle=settle)
+            return play(task, apply, choose, asked, key, settle=settle)
 
-        scores = jax.lax.map(jax.vmap(play), chunks)
+        scores = jax.lax.map(jax.vmap(one), chunks)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:jobs], scores)
         return jax.tree.map(lambda leaf: leaf.reshape(sequences, episodes, *leaf.shape[1:]), flat)
 

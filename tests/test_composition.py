@@ -1,0 +1,113 @@
+"""Requests and metrics of compositions and of the box that was cut out, by hand."""
+
+import numpy as np
+import pytest
+
+from ldpol.archive import Grid
+from ldpol.evaluation.composition import KINDS, build_requests, by_kind, composition_metrics, free_metrics
+from ldpol.evaluation.cutout import box_targets, cutout_metrics, nearest, reached
+from ldpol.types import Score
+
+NAN = np.nan
+TARGETS = np.array([[0.25, 0.75], [0.5, 1.0]], np.float32)
+
+
+def score(fitness, measures):
+    fitness = np.asarray(fitness, np.float32)
+    return Score(fitness, np.asarray(measures, np.float32), np.ones_like(fitness))
+
+
+def test_requests_by_hand():
+    """The first target, in all six ways; it is the first measure that is asked for alone."""
+    requests = build_requests(TARGETS)
+    singles = [[0.25, NAN], [NAN, 0.75]]
+    expected = {
+        "joint": ([[0.25, 0.75], [NAN, NAN]], [1, 0], [0.25, 0.75]),
+        "and": (singles, [1, 1], [0.25, 0.75]),
+        "joint_untold": ([[0.25, 0.75], [NAN, NAN]], [1, 0], [NAN, NAN]),
+        "and_untold": (singles, [1, 1], [NAN, NAN]),
+        "part": (singles, [1, 0], [0.25, NAN]),
+        "not": (singles, [1, -1], [0.25, NAN]),
+    }
+    assert tuple(expected) == KINDS
+    for i, (measures, scales, told) in enumerate(expected.values()):
+        np.testing.assert_array_equal(requests.measures[2 * i], measures)
+        np.testing.assert_array_equal(requests.scales[2 * i], scales)
+        np.testing.assert_array_equal(requests.decoded_as[2 * i], told)
+    np.testing.assert_array_equal(requests.pair, [0, 1] * 6)
+    # The second target's turn: its second measure alone.
+    np.testing.assert_array_equal(requests.scales[[9, 11]], [[0, 1], [-1, 1]])
+    np.testing.assert_array_equal(requests.decoded_as[9], [NAN, 1.0])
+
+
+def test_requests_of_three_measures():
+    targets = np.arange(12.0).reshape(4, 3)
+    requests = build_requests(targets)
+    assert requests.measures.shape == (24, 3, 3) and requests.scales.shape == requests.decoded_as.shape == (24, 3)
+    np.testing.assert_array_equal(requests.scales[20:], [[1, -1, 0], [0, 1, -1], [-1, 0, 1], [1, -1, 0]])
+    assert (np.isfinite(requests.measures[4:8]).sum((1, 2)) == 3).all()
+
+
+def test_one_measure_cannot_be_composed():
+    with pytest.raises(ValueError, match="at least 2 measures, found 1"):
+        build_requests(np.zeros((5, 1)))
+
+
+def test_composition_metrics_by_hand():
+    grid = Grid((2, 2), (0.0, 0.0), (1.0, 1.0))
+    reference = score([10.0, 20.0], [[0.2, 0.2], [0.8, 0.8]])
+    measures = {
+        "joint": [[0.2, 0.3], [0.8, 0.8]],
+        "and": [[0.2, 0.5], [0.8, 0.7]],
+        "joint_untold": [[0.2, 0.2], [0.2, 0.8]],
+        "and_untold": [[0.6, 0.5], [0.8, 0.8]],
+        "part": [[0.3, 0.4], [0.9, 0.6]],  # the first target's first measure, the second target's second
+        "not": [[0.4, 0.9], [0.1, 0.7]],
+    }
+    flat = score(np.repeat([[15.0, 15.0]], 6, 0).ravel(), np.concatenate([measures[kind] for kind in KINDS]))
+    scores = by_kind(flat)
+    np.testing.assert_allclose(scores["and"].measures, measures["and"], rtol=1e-6)
+    found = composition_metrics(grid, reference, scores, 0.0)
+    assert found["policies"] == 2
+    assert found["joint"]["mem"] == pytest.approx(0.05) and found["and"]["mem"] == pytest.approx(0.2)
+    assert found["mem_difference"]["value"] == pytest.approx(0.15)
+    assert found["mem_difference_untold"]["value"] == pytest.approx((0.5 + 0.0) / 2 - 0.6 / 2, abs=1e-6)
+    assert found["and"]["reward_ratio"] == pytest.approx(1.0) and found["and"]["success_rate"] == 1.0
+    # Avoided: the second measure of the first target (0.2), the first of the second (0.8).
+    assert found["not"]["away"] == pytest.approx((0.7 + 0.7) / 2)
+    assert found["not"]["away_without"] == pytest.approx((0.2 + 0.1) / 2)
+    assert found["not"]["difference"]["value"] == pytest.approx(0.55)
+    assert found["not"]["error"] == pytest.approx((0.2 + 0.1) / 2)
+    assert found["not"]["error_without"] == pytest.approx((0.1 + 0.2) / 2)
+    free = free_metrics(reference, scores)
+    assert free["error"] == pytest.approx(0.15) and free["joint_error"] == pytest.approx(0.0, abs=1e-6)
+    assert free["difference"]["value"] == pytest.approx(0.15)
+
+
+def test_box_by_hand():
+    """Centres 0.125, 0.375, 0.625, 0.875 of the first measure and 10.5, 11.5 of the second."""
+    grid = Grid((4, 2), (0.0, 10.0), (1.0, 12.0))
+    found = box_targets(grid, (0.3, 11.0), (0.7, 12.0))
+    np.testing.assert_allclose(found, [[0.375, 11.5], [0.625, 11.5]])
+    assert box_targets(grid, (0.4, 10.0), (0.6, 12.0)).shape == (0, 2)
+    np.testing.assert_array_equal(nearest(found, np.array([[0.9, 11.0], [0.3, 11.2], [0.7, 11.6]])), [1, 2])
+    assert reached(grid, found, np.array([[0.3, 11.1], [0.49, 11.9], [0.9, 11.5]])) == 1
+
+
+def test_cutout_by_hand():
+    grid = Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
+    targets = np.array([[0.375, 0.375], [0.625, 0.375]], np.float32)
+    originals = score([10.0, 30.0], [[0.4, 0.4], [0.1, 0.1]])
+    generated = score([20.0] * 4, [[0.375, 0.375], [0.375, 0.475], [0.375, 0.375], [0.625, 0.375]])
+    neighbours = score([10.0] * 4, [[0.375, 0.575]] * 2 + [[0.625, 0.575]] * 2)
+    found = cutout_metrics(grid, targets, originals, generated, neighbours, 2)
+    assert (found["cells"], found["reached"], found["reached_by_nearest"], found["reached_by_originals"]) == (
+        2,
+        2,
+        0,
+        1,
+    )
+    assert found["mem"] == pytest.approx((0.0 + 0.1 + 0.25 + 0.0) / 4) and found["mem_nearest"] == pytest.approx(0.2)
+    assert found["mem_difference"]["value"] == pytest.approx(0.0875 - 0.2)
+    assert found["reward_ratio"] == pytest.approx(1.0) and found["reward_ratio_nearest"] == pytest.approx(0.5)
+    assert found["originals"] == 2 and found["draws"] == 2
