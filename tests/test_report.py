@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ldpol import archive
-from ldpol.report import figures, figures_of, load_run, save, write_page
+from ldpol.report import figures, figures_of, load_run, save, suite_figures, write_page
 
 FIGURES = {
     *("heat_maps", "target_and_achieved", "fitness_ccdf"),
@@ -83,6 +83,45 @@ def make_run(folder: Path, measures: int = 2, policies: int = 60) -> dict[str, A
     }.items():
         (folder / path).write_text(json.dumps(value))
     return metrics
+
+
+def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add what the further suites of the evaluation leave."""
+    ends = {"value": 0.1, "low": 0.05, "high": 0.15, "count": 9.0}
+    ratios = {"mem": 0.06, "reward_ratio": 0.97, "coverage_ratio": 0.93, "success_rate": 0.3}
+    way = {"survival": 0.75, "mem": 0.081, "fitness": 612.0, "hits": 0.31, "look_ahead": 0.0}
+    way |= {"intervals": {name: [0.9 * way[name], 1.1 * way[name]] for name in way}}
+    more = {
+        "guidance": [
+            {"scale": 0.0, **ratios, "mem": 0.09, "diversity": 0.5, "mem_difference": ends},
+            {"scale": 1.0, **ratios, "diversity": 0.4},
+            {"scale": 2.0, **ratios, "mem": 0.055, "diversity": 0.39, "mem_difference": {"high": -0.001}},
+        ],
+        "composition": {
+            **{kind: ratios for kind in ("joint", "and", "joint_untold", "and_untold")},
+            "mem_difference": ends,
+            "mem_difference_untold": ends,
+            "not": {"away": 0.4, "away_without": 0.2, "difference": ends, "error": 0.05, "error_without": 0.04},
+        },
+        "free": {"error": 0.052, "joint_error": 0.04, "ratio": 1.3},
+        "sequencing": {
+            **{"sequences": 7, "segments": 2, "steps": 20, "settle": 4},
+            **{"generated": way, "nearest_elite": way, "lookahead": way | {"candidates": 8, "mem": None}},
+            **{name: {"survival": ends, "hits": ends} for name in ("generated_less_nearest_elite",)},
+        },
+        "cutout": {
+            **{"cells": 25, "reached": 17, "reached_by_nearest": 6, "reached_by_originals": 9, "originals": 11},
+            **{"draws": 10, "mem": 0.07, "mem_nearest": 0.05, "reward_ratio": 0.91, "reward_ratio_nearest": 0.97},
+        },
+    }
+    random = np.random.default_rng(1)
+    traces = {"targets": np.array([[0.2, np.nan], [0.7, 0.4]])}
+    for name in ("generated", "lookahead", "nearest_elite"):
+        traces[f"{name}_measures"] = random.random((40, 2))
+        traces[f"{name}_alive"] = np.r_[np.ones(30), np.zeros(10)]
+    np.savez(folder / "eval/sequencing.npz", **traces)  # type: ignore[arg-type]
+    (folder / "eval/metrics.json").write_text(json.dumps(metrics | more))
+    return more
 
 
 def rows_of(page: str) -> dict[str, list[str]]:
@@ -165,6 +204,47 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     (run / "train/history.json").write_text("{}")
     with pytest.raises(ValueError, match=r"holds a dict, expected a list"):
         load_run(run)
+
+
+def test_suites_have_their_sections(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    add_suites(run, make_run(run))
+    page = write_page(run).read_text()
+    assert set(re.findall(r'<figure id="(\w+)">', page)) == FIGURES | {"guidance", "sequences", "sequence_traces"}
+    assert rows_of(page)["Generated"][0] == "95.3"  # the first table is still that of the reconstruction
+    text = unescape(re.sub(r"<[^>]*>", " ", page)).replace("\u00a0", " ")
+    for words in (
+        "Guidance 2 lowers the target error from 0.060 to 0.055",
+        "AND of single measures misses by +0.100 (+0.050 to +0.150) more",
+        "1.30 times as much",
+        "7 random sequences of 2 behaviours, 20 steps each",
+        "One sample less nearest elite: survival +0.100 (+0.050 to +0.150)",
+        "75.0 % 67.5 % to 82.5 %",
+        "of 25",
+    ):
+        assert words in re.sub(r"\s+", " ", text), words
+    (run / "eval/sequencing.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"sequencing\.npz.*ldpol\.experiments evaluate"):
+        write_page(run)
+
+
+def test_the_verdict_on_guidance_needs_an_interval_and_diversity() -> None:
+    plain = {"scale": 1.0, "mem": 0.06, "reward_ratio": 0.9, "diversity": 1.0}
+    clear, unclear = {"value": -0.01, "low": -0.02, "high": -0.001}, {"value": -0.01, "low": -0.02, "high": 0.001}
+    nearer = plain | {"scale": 2.0, "mem": 0.05, "mem_difference": clear}
+    richer = plain | {"scale": 3.0, "reward_ratio": 0.95, "reward_ratio_difference": {"low": 0.01}}
+    verdict = suite_figures.guidance_verdict
+    assert "Guidance 2 lowers the target error from 0.060 to 0.050" in verdict([plain, nearer, richer])
+    assert "Guidance 3 raises the reward from 90.0 to 95.0 %" in verdict([richer, plain])
+    for row in (nearer | {"diversity": 0.94}, nearer | {"mem_difference": unclear}):
+        assert "No guidance scale clearly beats 1" in verdict([plain, row])
+    assert "was not measured" in verdict([nearer])
+
+
+def test_running_means_weigh_episodes() -> None:
+    """Steps with weights 2, 2, 1, 0, 0, over two steps each."""
+    found = suite_figures.smoothed(np.array([1.0, 0.0, 4.0, 9.0, 9.0]), np.array([2.0, 2.0, 1.0, 0.0, 0.0]), 2)
+    np.testing.assert_allclose(found, [1.0, 0.5, 4.0 / 3.0, 4.0, np.nan])
 
 
 @pytest.mark.parametrize("measures", [1, 3, 4])

@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ldpol.report import figures
+from ldpol.report import canvas, figures, suite_figures, suites
 from ldpol.report.page import render_page
 
-__all__ = ["Run", "figures_of", "load_run", "render", "save", "write_atomically", "write_page"]
+__all__ = ["Run", "figures_of", "load_run", "render", "save", "suite_figures_of", "write_atomically", "write_page"]
 
 ARRAYS = (
     *("grid_shape", "low", "high", "measure_names", "stored_fitness", "stored_measures", "held_out"),
@@ -38,6 +38,8 @@ class Run:
     train_history: list[dict[str, Any]]
     evaluation: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
+    traces: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Of one sequence of behaviours, where that suite was run."""
 
 
 def load_run(workdir: str | os.PathLike[str]) -> Run:
@@ -54,14 +56,18 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
         _check(folder, "archive", "archive/history.json", "archive/metrics.json")
     _check(folder, "train", "train/history.json", "train/metrics.json")
     _check(folder, "evaluate", "eval/metrics.json", "eval/arrays.npz")
+    evaluation = _json(folder / "eval/metrics.json", dict)
+    if evaluation.get("sequencing"):
+        _check(folder, "evaluate", "eval/sequencing.npz")
     return Run(
         workdir=folder,
         archive={} if elsewhere else _json(folder / "archive/metrics.json", dict),
         archive_history=[] if elsewhere else _json(folder / "archive/history.json", list),
         train=_json(folder / "train/metrics.json", dict),
         train_history=_json(folder / "train/history.json", list),
-        evaluation=_json(folder / "eval/metrics.json", dict),
+        evaluation=evaluation,
         arrays=_arrays(folder / "eval/arrays.npz"),
+        traces=_npz(folder / "eval/sequencing.npz") if evaluation.get("sequencing") else {},
     )
 
 
@@ -100,6 +106,23 @@ def figures_of(run: Run) -> dict[str, Figure]:
     return made
 
 
+def suite_figures_of(run: Run) -> dict[str, Figure]:
+    """The figures of the suites beyond reconstruction, by name; none for a suite that was not run."""
+    made, metrics = {}, run.evaluation
+    if metrics.get("guidance"):
+        made["guidance"] = suite_figures.guidance_curves(metrics["guidance"])
+    if metrics.get("sequencing"):
+        made["sequences"] = suite_figures.sequence_bars(metrics["sequencing"])
+        names = [str(name).replace("_", " ") for name in run.arrays["measure_names"]]
+        measures, alive = (
+            {way: run.traces[f"{way}_{part}"] for way in suite_figures.WAYS if f"{way}_{part}" in run.traces}
+            for part in ("measures", "alive")
+        )
+        settle = int(metrics["sequencing"].get("settle", 0))
+        made["sequence_traces"] = suite_figures.sequence_traces(names, run.traces["targets"], measures, alive, settle)
+    return made
+
+
 def write_page(workdir: str | os.PathLike[str]) -> Path:
     """Write `report.html` and `eval/figures/*.png` of a finished run; returns the path of the page.
 
@@ -108,23 +131,24 @@ def write_page(workdir: str | os.PathLike[str]) -> Path:
       ValueError: a file is damaged or lacks something; the message names it.
     """
     run = load_run(workdir)
-    images = {}
-    for name, figure in figures_of(run).items():
-        images[name] = (figure.get_suptitle(), render(figure))
-        write_atomically(run.workdir / "eval/figures" / f"{name}.png", images[name][1])
-    return write_atomically(
-        run.workdir / "report.html", render_page(run.evaluation, run.archive, run.train, images).encode()
+    images, more = (
+        {name: (figure.get_suptitle(), render(figure)) for name, figure in made.items()}
+        for made in (figures_of(run), suite_figures_of(run))
     )
+    for name, (_, png) in (images | more).items():
+        write_atomically(run.workdir / "eval/figures" / f"{name}.png", png)
+    page = render_page(run.evaluation, run.archive, run.train, images, suites.sections(run.evaluation, more))
+    return write_atomically(run.workdir / "report.html", page.encode())
 
 
-def render(figure: Figure, dpi: int = figures.DPI) -> bytes:
+def render(figure: Figure, dpi: int = canvas.DPI) -> bytes:
     """The figure as PNG, the same bytes for the same data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def save(figure: Figure, path: str | os.PathLike[str], dpi: int = figures.DPI) -> Path:
+def save(figure: Figure, path: str | os.PathLike[str], dpi: int = canvas.DPI) -> Path:
     """Write the figure as PNG; a reader sees the old file or the whole new one, never a part."""
     return write_atomically(path, render(figure, dpi))
 
@@ -164,12 +188,16 @@ def _json(path: Path, kind: type) -> Any:
     return value
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
+            return {name: data[name] for name in data.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); delete it and run the evaluate stage again.") from error
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    arrays = _npz(path)
     missing = sorted(set(ARRAYS) - set(arrays))
     if missing:
         raise ValueError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}. Evaluate again.")

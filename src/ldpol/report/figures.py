@@ -6,9 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
@@ -16,15 +14,25 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ldpol.archive import cell_coordinates
+from ldpol.report.canvas import (
+    CEILING,
+    EMPTY,
+    GENERATED,
+    HEAT,
+    HELD_OUT,
+    INK,
+    MUTED,
+    REFERENCE,
+    STORED,
+    WIDTH,
+    Floats,
+    add_legend,
+    draw_line,
+    make_canvas,
+    set_title,
+)
 
-Floats = NDArray[np.floating[Any]]
 Row = Mapping[str, Any]
-
-# Okabe-Ito: distinguishable with every common colour blindness.
-REFERENCE, CEILING, GENERATED, STORED, HELD_OUT = "#1a1a1a", "#0072b2", "#d55e00", "#8c8c8c", "#cc2f8f"
-EMPTY, INK, MUTED = "#eceef1", "#1d2129", "#667080"
-HEAT = colormaps["viridis"].with_extremes(bad=EMPTY)
-WIDTH, DPI = 11.0, 120
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ def heat_maps(
     seen = np.concatenate([image[np.isfinite(image)] for row in images for image in row])
     lowest, floor, top = np.percentile(seen, [0, 1, 100]) if seen.size else (0.0, 0.0, 1.0)
     norm = Normalize(float(floor), float(max(top, floor + 1e-9)))
-    figure, axes = _canvas(len(pairs), len(clean), 4.35 if len(pairs) == 1 else 3.75, message)
+    figure, axes = make_canvas(len(pairs), len(clean), 4.35 if len(pairs) == 1 else 3.75, message)
     for row, (pair, view) in enumerate(zip(pairs, views, strict=True)):
         for column, title in enumerate(titles):
             axis = axes[row][column]
@@ -169,7 +177,7 @@ def target_and_achieved(
     message = f"Generated policies land {far} from their target on average; the originals, evaluated again, {near}"
     count = len(grid.shape)
     columns = min(count + 1, 3)
-    figure, axes = _canvas(-(-(count + 1) // columns), columns, 3.9, message)
+    figure, axes = make_canvas(-(-(count + 1) // columns), columns, 3.9, message)
     panels = [axis for row in axes for axis in row]
     unseen = np.zeros(len(targets), bool) if held_out is None else np.asarray(held_out, bool)
     for index, axis in enumerate(panels[:count]):
@@ -182,7 +190,7 @@ def target_and_achieved(
             axis.scatter(wanted[~unseen], got[~unseen], color=GENERATED, alpha=0.35, label="trained on", **dots)
             if unseen.any():
                 axis.scatter(wanted[unseen], got[unseen], color=CEILING, alpha=0.8, label="held out", **dots)
-                _legend(axis, loc="upper left", markerscale=1.8)
+                add_legend(axis, loc="upper left", markerscale=1.8)
         axis.axline((span[0], span[0]), (span[1], span[1]), color=INK, lw=0.9, ls=(0, (4, 3)))
         axis.set(xlim=span, ylim=span, xlabel=f"{grid.names[index]}, target", ylabel=f"{grid.names[index]}, achieved")
         axis.set_box_aspect(1)
@@ -198,7 +206,7 @@ def target_and_achieved(
         axis.step(np.minimum(distance, 2 * reach), fraction, where="post", color=colour, ls=dash, lw=1.9, label=label)
     axis.set(xlim=(0, reach), ylim=(0, 1.02), xlabel="distance from the target (L2)", ylabel="fraction of policies")
     axis.set_box_aspect(1)
-    _legend(axis, loc="lower right")
+    add_legend(axis, loc="lower right")
     for spare in panels[count + 1 :]:
         spare.set_visible(False)
     return figure
@@ -213,7 +221,7 @@ def fitness_ccdf(grid: Grid, archives: Mapping[str, Elites]) -> Figure:
     above = {name: int((best >= half).sum()) for name, best in values.items()}
     made, original = above["generated"], above["reference"]
     message = f"{made:,} generated and {original:,} original cells reach a fitness of {half:,.0f}, the original median"
-    figure, ((axis,),) = _canvas(1, 1, 4.2, message, width=8.6)
+    figure, ((axis,),) = make_canvas(1, 1, 4.2, message, width=8.6)
     styles = {"reference": (REFERENCE, "-"), "ceiling": (CEILING, "--"), "generated": (GENERATED, "-")}
     for name, best in values.items():
         level, count = ccdf(best)
@@ -226,7 +234,7 @@ def fitness_ccdf(grid: Grid, archives: Mapping[str, Elites]) -> Figure:
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_formatter("{x:,.0f}")
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    _legend(axis, loc="lower left")
+    add_legend(axis, loc="lower left")
     return figure
 
 
@@ -235,7 +243,7 @@ def search_curves(history: Sequence[Row]) -> Figure:
     unit = "evaluations" if any("evaluations" in row for row in history) else "iteration"
     last = history[-1]
     message = f"The search found {last.get('cells', 0):,} elites in {last.get(unit, 0):,} {unit}"
-    figure, (axes,) = _canvas(1, 3, 3.3, message)
+    figure, (axes,) = make_canvas(1, 3, 3.3, message)
     panels = (
         ("cells filled (%)", (("coverage", CEILING, 100.0),)),
         ("QD score", (("qd_score", CEILING, 1.0),)),
@@ -244,12 +252,12 @@ def search_curves(history: Sequence[Row]) -> Figure:
     for axis, (title, lines) in zip(axes, panels, strict=True):
         for key, colour, scale in lines:
             steps, values = _series(history, unit, key)
-            _line(axis, steps, scale * values, color=colour, label=key)
+            draw_line(axis, steps, scale * values, color=colour, label=key)
         axis.set_title(title, fontsize=11, color=INK, loc="left")
         axis.set_xlabel(unit)
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    _legend(axes[2], loc="lower right")
+    add_legend(axes[2], loc="lower right")
     axes[0].set_ylim(bottom=0)
     axes[2].yaxis.set_major_formatter("{x:,.0f}")
     axes[1].yaxis.set_major_formatter(EngFormatter(sep=""))
@@ -262,7 +270,7 @@ def training_curves(history: Sequence[Row]) -> Figure:
     if not phases:
         raise ValueError("The training history has no row of phase 'autoencoder' or 'diffusion'; run the train stage")
     parts = []
-    figure, (axes,) = _canvas(1, len(phases), 3.5, "")
+    figure, (axes,) = make_canvas(1, len(phases), 3.5, "")
     for axis, phase in zip(axes, phases, strict=True):
         rows = [row for row in history if row.get("phase") == phase]
         extra = [key for key in ("action_mse",) if any(row.get(key) not in (None, row.get("loss")) for row in rows)]
@@ -276,7 +284,7 @@ def training_curves(history: Sequence[Row]) -> Figure:
             smooth = running_median(values, max(1, len(values) // 60))
             if len(values) > 40:
                 axis.plot(steps, values, color=colour, lw=0.7, alpha=0.3)
-            _line(axis, steps, smooth if len(values) > 40 else values, color=colour, label=key.replace("_", " "))
+            draw_line(axis, steps, smooth if len(values) > 40 else values, color=colour, label=key.replace("_", " "))
             if key == "loss" and len(values):
                 parts.append(f"{phase} {smooth[0]:.3g} → {smooth[-1]:.3g}")
         axis.set_yscale("log")
@@ -288,8 +296,8 @@ def training_curves(history: Sequence[Row]) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(6))
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         if rounds or extra:
-            _legend(axis, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
-    _title(figure, "Loss from start to end: " + ", ".join(parts))
+            add_legend(axis, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
+    set_title(figure, "Loss from start to end: " + ", ".join(parts))
     return figure
 
 
@@ -306,7 +314,7 @@ def uniform_map(grid: Grid, reference: Floats, achieved: Floats) -> Figure:
     message = f"Uniform targets fill {groups[2].size:,} cells that were empty in the original"
     pairs = measure_pairs(len(grid.shape))
     height, width = (1.9 if len(grid.shape) == 1 else 5.0), (7.6 if len(pairs) == 1 else WIDTH)
-    figure, (axes,) = _canvas(1, len(pairs), height, message, width)
+    figure, (axes,) = make_canvas(1, len(pairs), height, message, width)
     colours = ListedColormap([EMPTY, "#b4bac4", "#56b4e9", GENERATED])
     for axis, pair in zip(axes, pairs, strict=True):
         view = grid.project(pair)
@@ -337,26 +345,6 @@ def running_median(values: Floats, radius: int) -> Floats:
     return np.array([np.median(values[max(0, i - radius) : i + radius + 1]) for i in range(len(values))])
 
 
-def _canvas(
-    rows: int, columns: int, height: float, title: str, width: float = WIDTH
-) -> tuple[Figure, list[list[Axes]]]:
-    figure = Figure(figsize=(width, height * rows), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axis in grid.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color("#b6bcc6")
-        axis.tick_params(which="both", colors=MUTED, labelsize=9.5, length=3)
-        axis.xaxis.label.set(color=INK, fontsize=10.5)
-        axis.yaxis.label.set(color=INK, fontsize=10.5)
-    _title(figure, title)
-    return figure, [list(row) for row in grid]
-
-
-def _title(figure: Figure, title: str) -> None:
-    figure.suptitle(title, x=0.008, ha="left", fontsize=13, fontweight="bold", color=INK)
-
-
 def _image(axis: Axes, values: Floats, grid: Grid, colours: Colormap, norm: Normalize) -> None:
     flat = len(grid.shape) == 1
     (left, *low), (right, *high) = grid.low.tolist(), grid.high.tolist()
@@ -373,13 +361,13 @@ def _image(axis: Axes, values: Floats, grid: Grid, colours: Colormap, norm: Norm
 
 
 def _step_curves(grid: Grid, archives: Iterable[Elites], titles: Sequence[str], message: str) -> Figure:
-    figure, ((axis,),) = _canvas(1, 1, 4.0, message)
+    figure, ((axis,),) = make_canvas(1, 1, 4.0, message)
     edges = np.linspace(float(grid.low[0]), float(grid.high[0]), grid.shape[0] + 1)
     for archive, title, colour in zip(archives, titles, (STORED, REFERENCE, GENERATED), strict=False):
         best = best_per_cell(archive.fitness, archive.measures, grid)
         axis.stairs(best, edges, baseline=None, color=colour, lw=1.8, label=title.replace("\n", ": "))
     axis.set(xlabel=grid.names[0], ylabel="fitness of the best policy in a cell")
-    _legend(axis, loc="best")
+    add_legend(axis, loc="best")
     return figure
 
 
@@ -388,11 +376,3 @@ def _series(rows: Iterable[Row], x: str, y: str) -> tuple[Floats, Floats]:
     points = np.array(pairs, float).reshape(-1, 2)
     points = points[np.isfinite(points).all(axis=1)]
     return points[:, 0], points[:, 1]
-
-
-def _line(axis: Axes, x: Floats, y: Floats, **style: Any) -> None:
-    axis.plot(x, y, lw=1.9, marker="o" if len(x) < 12 else None, ms=4, **style)
-
-
-def _legend(axis: Axes, **place: Any) -> None:
-    axis.legend(frameon=False, fontsize=9.5, labelcolor=INK, handlelength=1.8, **place)

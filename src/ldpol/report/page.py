@@ -61,6 +61,7 @@ def render_page(
     archive: Mapping[str, Any],
     train: Mapping[str, Any],
     images: Mapping[str, tuple[str, bytes]],
+    suites: str = "",
 ) -> str:
     """The page as HTML.
 
@@ -69,15 +70,16 @@ def render_page(
       archive: summary of the archive search: cells, qd_score, best, mean, seconds.
       train: summary of the training: seconds.
       images: title and PNG of each figure by name, in reading order.
+      suites: HTML sections of further suites.
     """
     config = metrics.get("config") or {}
     task = _get(config, "task", "name") or _get(config, "task")
     title = f"{task if isinstance(task, str) else 'Policies'}: an archive in one model"
-    pictures = "".join(_figure(name, *image) for name, image in images.items())
+    pictures = "".join(picture(name, *image, CAPTIONS.get(name, "")) for name, image in images.items())
     glossary = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in GLOSSARY)
     stages = {"archive search": archive, "training": train, "evaluation": metrics}
     seconds = {name: values.get("seconds") for name, values in stages.items()}
-    seconds["together"] = sum(value for value in seconds.values() if _is_number(value))
+    seconds["together"] = sum(value for value in seconds.values() if is_number(value))
     clock = {name: duration(value) for name, value in seconds.items()}
     provenance = {
         "commit": metrics.get("commit"),
@@ -92,7 +94,7 @@ def render_page(
 <section class="tiles">{_tiles(metrics)}</section>
 <section><h2>Results</h2>{result_table(metrics)}<dl>{glossary}</dl></section>
 <section><h2>Archives and sizes</h2><div class="pair">{_archive_table(metrics, archive)}{_size_table(metrics)}</div>
-</section><section><h2>Figures</h2>{pictures}</section>
+</section><section><h2>Figures</h2>{pictures}</section>{suites}
 <section><h2>How it was made</h2><div class="pair">{_pairs("Wall-clock", clock)}{_pairs("Provenance", provenance)}</div>
 <details><summary>Configuration</summary>{_pairs("", _flat(config))}</details>
 <details><summary>Package versions</summary>{_pairs("", _flat(metrics.get("versions") or {}))}</details>
@@ -144,42 +146,42 @@ def result_table(metrics: Mapping[str, Any]) -> str:
     head = "".join(f"<th scope=col>{escape(name)}<small>{escape(unit)}</small></th>" for name, unit, _ in COLUMNS)
     lines = []
     for name, note, kind, values in rows:
-        if kind == "sub" and not any(_is_number(value) for value in (values or {}).values()):
+        if kind == "sub" and not any(is_number(value) for value in (values or {}).values()):
             continue
         cells = "".join(f"<td>{_cell(key, _get(values, key))}</td>" for _, _, key in COLUMNS)
         lines.append(f"<tr class={kind}><th scope=row>{escape(name)}<small>{escape(note)}</small></th>{cells}</tr>")
-    return _table(head, "".join(lines))
+    return table(head, "".join(lines))
 
 
 def sizes(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Bytes of the archive's policies and of the generator; as float32 parameters where no bytes are given."""
     archive, model = metrics.get("archive_bytes"), metrics.get("generator_bytes")
     policies, each, ratio = (metrics.get(key) for key in ("policies", "policy_params", "compression_bytes"))
-    if not _is_number(archive) and _is_number(policies) and _is_number(each):
+    if not is_number(archive) and is_number(policies) and is_number(each):
         archive = 4 * policies * each
-    if not _is_number(model) and _is_number(archive) and _is_number(ratio) and ratio > 0:
+    if not is_number(model) and is_number(archive) and is_number(ratio) and ratio > 0:
         model = archive / ratio
     return archive, model
 
 
 def percent(value: Any) -> str:
     """A ratio as a percentage with one decimal."""
-    return f"{100 * value:.1f}\u00a0%" if _is_number(value) else DASH
+    return f"{100 * value:.1f}\u00a0%" if is_number(value) else DASH
 
 
 def count(value: Any) -> str:
     """A whole number with thousands separated."""
-    return f"{value:,.0f}" if _is_number(value) else DASH
+    return f"{value:,.0f}" if is_number(value) else DASH
 
 
 def times(value: Any) -> str:
     """A compression factor, as in `47 times`."""
-    return f"{value:.3g}\u00a0times" if _is_number(value) else DASH
+    return f"{value:.3g}\u00a0times" if is_number(value) else DASH
 
 
 def size(value: Any) -> str:
     """Bytes in kB or MB (powers of ten)."""
-    if not _is_number(value):
+    if not is_number(value):
         return DASH
     power = min(int(math.log10(max(value, 1)) // 3), 3)
     return f"{value / 1000**power:.3g}\u00a0{('B', 'kB', 'MB', 'GB')[power]}"
@@ -187,7 +189,7 @@ def size(value: Any) -> str:
 
 def duration(value: Any) -> str:
     """Seconds as hours, minutes and seconds."""
-    if not _is_number(value):
+    if not is_number(value):
         return DASH
     if value < 10:
         return f"{value:.1f}\u00a0s"
@@ -199,7 +201,7 @@ def duration(value: Any) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
-    if not _is_number(value):
+    if not is_number(value):
         return DASH
     if key.endswith("ratio") or key == "success_rate":
         return f"{100 * value:.1f}"
@@ -209,7 +211,7 @@ def _cell(key: str, value: Any) -> str:
 def _tiles(metrics: Mapping[str, Any]) -> str:
     ceiling = metrics.get("ceiling")
     factor = metrics.get("compression_bytes")
-    tiles = [("compression", f"{factor:.3g}×" if _is_number(factor) else DASH, "archive bytes over model bytes")]
+    tiles = [("compression", f"{factor:.3g}×" if is_number(factor) else DASH, "archive bytes over model bytes")]
     for name, key in (("reward", "reward_ratio"), ("coverage", "coverage_ratio"), ("QD score", "qd_ratio")):
         tiles.append((f"{name} kept", percent(metrics.get(key)), f"ceiling {percent(_get(ceiling, key))}"))
     return "".join(
@@ -228,7 +230,7 @@ def _archive_table(metrics: Mapping[str, Any], archive: Mapping[str, Any]) -> st
         f"<tr><th scope=row>{name}</th>{''.join(f'<td>{count(_get(values, key))}</td>' for _, key in columns)}</tr>"
         for name, values in rows
     )
-    return _table("".join(f"<th scope=col>{name}</th>" for name, _ in columns), "".join(lines))
+    return table("".join(f"<th scope=col>{name}</th>" for name, _ in columns), "".join(lines))
 
 
 def _size_table(metrics: Mapping[str, Any]) -> str:
@@ -236,7 +238,7 @@ def _size_table(metrics: Mapping[str, Any]) -> str:
     archive_bytes, model_bytes = sizes(metrics)
     rows = {
         "parameters of one policy": count(each),
-        "parameters of the archive": count(policies * each if _is_number(policies) and _is_number(each) else None),
+        "parameters of the archive": count(policies * each if is_number(policies) and is_number(each) else None),
         "parameters of the generator": count(metrics.get("generator_params")),
         "fewer parameters": times(metrics.get("compression_params")),
         "archive": size(archive_bytes),
@@ -246,16 +248,17 @@ def _size_table(metrics: Mapping[str, Any]) -> str:
     return _pairs("", rows)
 
 
-def _table(head: str, body: str) -> str:
+def table(head: str, body: str) -> str:
+    """An HTML table of the cells of its head, beside an empty corner, and the rows of its body."""
     return f"<div class=scroll><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _figure(name: str, title: str, png: bytes) -> str:
+def picture(name: str, title: str, png: bytes, caption: str) -> str:
+    """A PNG with its caption as an HTML figure; the title is what a screen reader says."""
     data = base64.b64encode(png).decode()
-    caption = escape(CAPTIONS.get(name, ""))
     return (
         f'<figure id="{escape(name)}"><div class=scroll><img alt="{escape(title)}" src="data:image/png;base64,{data}">'
-        f"</div><figcaption>{caption}</figcaption></figure>\n"
+        f"</div><figcaption>{escape(caption)}</figcaption></figure>\n"
     )
 
 
@@ -286,7 +289,8 @@ def _get(value: Any, *keys: str) -> Any:
     return value
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Tell whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
