@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report",),
     (ROOT,),  # the re-exports: for users and experiments, not for the modules below
     ("experiments",),
+    ("sample",),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 

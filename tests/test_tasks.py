@@ -148,3 +148,14 @@ def test_an_endless_walker_is_never_done(walker):
     assert not np.asarray(walker.states.done).any()
     height = np.asarray(walker.states.physics.x.pos)[:, :, 0, 2]
     assert (height[:, -1] < 0.8).any()  # though one lies on the ground, which ends the usual episode
+
+
+def test_the_skeleton_stands_where_the_feet_touch(walker):
+    """Capsules 4 and 7 of the walker are its feet; contact follows from their drawn ends and radii alone."""
+    ends = jax.jit(jax.vmap(jax.vmap(walker.task.skeleton.ends)))(walker.states)
+    assert ends.shape == (*walker.touches.shape[:2], 7, 2, 3) and len(walker.task.skeleton.radii) == 7
+    lowest = np.asarray(ends)[..., 2].min(-1) - np.asarray(walker.task.skeleton.radii)
+    np.testing.assert_array_equal(lowest[..., [3, 6]] <= 0, np.asarray(walker.touches) > 0)
+    # Rigid: the torso's capsule keeps its length, 0.4 m between the ends of its axis.
+    length = np.linalg.norm(np.asarray(ends)[..., 0, 0, :] - np.asarray(ends)[..., 0, 1, :], axis=-1)
+    np.testing.assert_allclose(length, 0.4, atol=1e-4)

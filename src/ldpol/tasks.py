@@ -104,6 +104,18 @@ class Torso(NamedTuple):
     pitch: Array
 
 
+class Skeleton(NamedTuple):
+    """The body as capsules, for drawing.
+
+    Attributes:
+      radii: of the G capsules, metres.
+      ends: `TaskState -> [G, 2, 3]` where the two ends of each capsule's axis are, metres; a sphere's are one point.
+    """
+
+    radii: tuple[float, ...]
+    ends: Callable[[TaskState], Array]
+
+
 @struct.dataclass
 class Task:
     """A control task with behaviour measures; all fields are static.
@@ -116,6 +128,7 @@ class Task:
       dt: seconds of physics a step.
       torso: `TaskState -> Torso`; None for a task without a torso, which then has no traits.
       sides: see `TaskSpec.sides`.
+      skeleton: how to draw the body; None for a task without one.
     """
 
     name: str = struct.field(pytree_node=False)
@@ -134,6 +147,7 @@ class Task:
     reset_noise: float = struct.field(pytree_node=False)
     torso: Callable[[TaskState], Torso] | None = struct.field(pytree_node=False, default=None)
     sides: tuple[tuple[str, tuple[int, ...]], ...] = struct.field(pytree_node=False, default=())
+    skeleton: Skeleton | None = struct.field(pytree_node=False, default=None)
 
     @property
     def measures(self) -> int:
@@ -209,7 +223,26 @@ def make_task(
         reset_noise=float(env._reset_noise_scale),
         torso=_torso,
         sides=spec.sides,
+        skeleton=_skeleton(env),
     )
+
+
+def _skeleton(env: PipelineEnv) -> Skeleton:
+    """All capsules and spheres of the model; the only other shape in these tasks is the ground."""
+    model: Any = env.sys.mj_model
+    ids = np.flatnonzero(np.isin(model.geom_type, (2, 3)))  # mjGEOM_SPHERE, mjGEOM_CAPSULE
+    links = jnp.asarray(model.geom_bodyid[ids] - 1)  # Brax leaves out MuJoCo's world body
+    half_length = np.where(model.geom_type[ids] == 3, model.geom_size[ids, 1], 0.0)
+    axis = jax.vmap(math.rotate, (None, 0))(jnp.array([0.0, 0.0, 1.0]), jnp.asarray(model.geom_quat[ids]))
+    reach = axis * jnp.asarray(half_length)[:, None]
+    local = jnp.asarray(model.geom_pos[ids])[:, None] + jnp.stack([-reach, reach], 1)
+
+    def ends(state: TaskState) -> Array:
+        pose = state.physics.x
+        turn = jax.vmap(jax.vmap(math.rotate, (0, None)))
+        return pose.pos[links][:, None] + turn(local, pose.rot[links])
+
+    return Skeleton(tuple(model.geom_size[ids, 0].tolist()), ends)
 
 
 def _torso(state: TaskState) -> Torso:

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ldpol.experiments.errors import is_ours
+
 DESCRIPTION = """\
 From a quality-diversity archive to one generative model of its policies. The stages, in order:
 
@@ -25,7 +27,7 @@ configs and variants:
   likewise hopper.py, halfcheetah.py, ant.py, humanoid.py
 
 any key of the config can be set: --config.seed=1 --config.archive.iterations=20
-(see the config with --show)
+(see the config with --show); what evaluate measures: --config.eval.suites=reconstruction,guidance
 
 example:
   python -m ldpol.experiments archive --config experiments/walker2d.py:cpu --workdir runs/demo
@@ -78,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         stages = {"archive": archive.run, "train": train.run, "evaluate": evaluate.run}
         stages[options.stage](config, options.workdir)
     except (ValueError, FileNotFoundError, OSError) as error:
-        if isinstance(error, OSError | ValueError) and _is_ours(error):
+        if isinstance(error, OSError | ValueError) and is_ours(error):
             print(f"\n{options.stage}: {error}", file=sys.stderr)
             return 2
         raise
@@ -86,14 +88,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{options.stage}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Tell an error that our code raised on purpose from one that surprised it deep inside a library."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("ldpol")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,220 @@
+"""`python -m ldpol.sample --model FOLDER --measures 0.2,0.7 --out policy`: one policy, and a film of it.
+
+What it writes loads in three lines:
+
+    from ldpol.sample import load_policy
+    params, shape, about = load_policy("policy")
+    action = shape.apply(params, observation)
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ldpol.experiments.errors import is_ours
+
+if TYPE_CHECKING:
+    from ldpol.generator import PolicyGenerator
+    from ldpol.policy import PolicyShape
+    from ldpol.tasks import Task
+
+KIND = "policy"
+EPILOG = """\
+example:
+  python -m ldpol.sample --model runs/demo/model --measures 0.2,0.7 --out policy
+
+writes the folder `policy` (numbers and a manifest, no code) and `policy.html`, which opens offline. To load it:
+  from ldpol.sample import load_policy
+  params, shape, about = load_policy("policy")
+  action = shape.apply(params, observation)
+"""
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ldpol.sample",
+        description="Sample one policy that behaves as asked, play it, and film it.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="what the train stage wrote")
+    parser.add_argument("--measures", required=True, metavar="X,Y", help="one number a measure; nan leaves it free")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder of the policy; also PATH.html")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
+    parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--episodes", type=int, default=10, help="to measure it with (default: 10)")
+    return parser.parse_args(arguments)
+
+
+def numbers(text: str) -> list[float]:
+    """Read numbers separated by commas.
+
+    Raises:
+      ValueError: if one is not a number.
+    """
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(float(part))
+        except ValueError as error:
+            raise ValueError(
+                f"--measures takes numbers separated by commas, nan for a free one, found {part.strip()!r} in {text!r}"
+            ) from error
+    return values
+
+
+def check(model: "PolicyGenerator", measures: list[float], options: argparse.Namespace) -> None:
+    """Raise `ValueError` for what cannot be asked for, before anything is compiled."""
+    names = ", ".join(model.measure_names)
+    if len(measures) != len(model.measure_names):
+        raise ValueError(
+            f"this model of {model.task} takes {len(model.measure_names)} measures ({names}), found {len(measures)}; "
+            "give one number each, nan to leave one free"
+        )
+    model.condition(measures)  # type: ignore[arg-type]
+    for name, value, least in (("episodes", options.episodes, 1), ("steps", options.steps, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, found {value}")
+    if options.guidance is not None and not math.isfinite(options.guidance):
+        raise ValueError(f"--guidance must be a finite number, found {options.guidance}")
+    from ldpol import storage
+
+    if options.out.exists() and not (options.out / storage.MANIFEST).is_file():
+        raise ValueError(f"--out {options.out} exists and is not a saved policy; choose another name")
+    if storage.exists(options.out):
+        storage.load(options.out, kind=KIND)
+
+
+def make_task(model: "PolicyGenerator") -> "Task":
+    """Build the task that the model's archive was collected on."""
+    from ldpol import tasks
+
+    known = ("backend", "episode_length", "reset_noise")
+    return tasks.make_task(model.task, **{name: value for name, value in model.settings if name in known})
+
+
+def run(options: argparse.Namespace) -> str:
+    """Sample, play, write; returns what to tell the user.
+
+    Raises:
+      FileNotFoundError: if there is no model.
+      ValueError: for what cannot be asked for.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ldpol import generator, storage
+    from ldpol.evaluation.film import film
+    from ldpol.experiments import session
+    from ldpol.report.animation import render_animation
+
+    measures = numbers(options.measures)
+    model = generator.load(options.model)
+    check(model, measures, options)
+    task = make_task(model)
+    sample_key, play_key = jax.random.split(jax.random.key(options.seed))
+    wanted = jnp.asarray(measures, jnp.float32)
+    how = {name: value for name in ("guidance", "steps") if (value := getattr(options, name)) is not None}
+
+    @jax.jit
+    def draw(model: Any, key: Any, wanted: Any) -> Any:
+        return model.sample(key, wanted, **how)
+
+    @jax.jit
+    def play(policy: Any, keys: Any) -> Any:
+        scores, films = jax.vmap(lambda key: film(task, model.apply, policy, key))(keys)
+        return scores, jax.tree.map(lambda leaf: leaf[0], films)
+
+    with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
+        policy = draw(model, sample_key, wanted)
+        scores, shown = jax.tree.map(np.asarray, play(policy, jax.random.split(play_key, options.episodes)))
+    spread = {name: (getattr(scores, name).mean(0), getattr(scores, name).std(0)) for name in ("measures", "fitness")}
+    about = {
+        "task": task.name,
+        "settings": dict(model.settings),
+        "shape": model.shape._asdict(),
+        "measure_names": list(model.measure_names),
+        "asked": [None if math.isnan(value) else value for value in measures],
+        "reached": spread["measures"][0].tolist(),
+        "fitness": float(spread["fitness"][0]),
+        "episodes": options.episodes,
+        "seed": options.seed,
+        "guidance": model.guidance if options.guidance is None else options.guidance,
+        "steps": model.steps if options.steps is None else options.steps,
+    }
+    storage.save(options.out, policy, kind=KIND, about=about)
+    lines = {
+        "asked": _listed(model.measure_names, [("free" if math.isnan(v) else f"{v:.3f}") for v in measures]),
+        "reached": _listed(
+            model.measure_names, [f"{m:.3f} ± {s:.3f}" for m, s in zip(*spread["measures"], strict=True)]
+        ),
+        "fitness": f"{spread['fitness'][0]:.1f} ± {spread['fitness'][1]:.1f} over {options.episodes} episodes",
+        "length": f"{scores.length.mean():.0f} of {task.episode_length} steps",
+    }
+    lived = max(int(shown.alive.sum()), 1)
+    page = render_animation(
+        f"{task.name}: a sampled policy",
+        shown.ends[:lived],
+        task.skeleton.radii if task.skeleton else (),
+        shown.measures[:lived],
+        shown.rewards[:lived],
+        dt=task.dt,
+        names=model.measure_names,
+        low=model.grid.low,
+        high=model.grid.high,
+        asked=measures,
+        facts=lines | {"seed": str(options.seed), "shown": "the first episode; drag to turn"},
+    )
+    html = options.out.with_name(f"{options.out.name}.html")
+    storage.write_bytes(html, page.encode())
+    return "\n".join(
+        [*(f"{name:8} {text}" for name, text in lines.items()), f"policy   {options.out}\nfilm     {html}"]
+    )
+
+
+def _listed(names: tuple[str, ...], values: list[str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+
+
+def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
+    """Read a policy that this command wrote; never executes anything from the file.
+
+    Returns:
+      Its parameters, its architecture (`shape.apply(params, observation)` acts), and what was asked for and reached.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is damaged or of another kind.
+    """
+    from ldpol import storage
+    from ldpol.policy import shape_of
+
+    params, about = storage.load(Path(path), kind=KIND)
+    return params, shape_of(params), about
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Sample one policy; errors a user can mend are one line on stderr and exit code 2."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    # Imported late, so that --help and a wrong command line answer at once.
+    from ldpol.experiments import session
+
+    try:
+        session.start_jax()
+        print(run(options))
+    except (ValueError, OSError) as error:
+        if not is_ours(error):
+            raise
+        print(f"\nsample: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""One policy and its film from the command line; the toy task stands in for physics."""
+
+import base64
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_generator import make_generator
+from toy import make_toy, push
+
+from ldpol import sample, storage
+from ldpol.archive import Grid
+from ldpol.evaluation.film import film
+from ldpol.policy import PolicyShape
+from ldpol.report.animation import render_animation
+from ldpol.rollout import rollout
+from ldpol.tasks import Skeleton
+
+SHAPE = PolicyShape(3, 2, (6,))
+
+
+def drawn_toy(**settings):
+    """The toy as a ball above and a rod beside its point."""
+
+    def ends(state):
+        x, y = state.physics["x"], state.physics["y"]
+        point = jnp.stack([x, jnp.zeros_like(x), y])
+        return jnp.stack([jnp.stack([point, point]), jnp.stack([point, point + 1.0])])
+
+    return dataclasses.replace(make_toy(**settings), skeleton=Skeleton((0.1, 0.2), ends))
+
+
+@pytest.fixture
+def model(tmp_path):
+    make_generator(SHAPE, Grid((4, 4), (0.0, 0.0), (1.0, 1.0))).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def options(model, *more, measures="0.2,0.7"):
+    return sample.parse(["--model", str(model), "--measures", measures, "--out", str(model.parent / "policy"), *more])
+
+
+@pytest.mark.parametrize("action", [(0.25, 0.5), (1.0, 0.1)])
+def test_a_film_is_a_rollout(action):
+    """The second action dies in step 4; what was last seen stays, and nothing of the NaN after it."""
+    task, key, action = drawn_toy(noise=0.1), jax.random.key(0), jnp.array(action)
+    score, shots = film(task, push, action, key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), score, rollout(task, push, action, key))
+    lived = int(score.length)
+    assert shots.alive.sum() == lived and shots.ends.shape == (20, 2, 2, 3)
+    state = task.reset(key)
+    for t in range(lived):
+        state = task.step(state, action)
+        np.testing.assert_allclose(shots.ends[t], task.skeleton.ends(state), atol=1e-6)
+    assert np.isfinite(shots.ends).all()
+    assert (np.asarray(shots.ends[lived:]) == np.asarray(shots.ends[lived - 1])).all()
+
+
+def test_a_task_without_a_body():
+    with pytest.raises(ValueError, match="cannot be filmed"):
+        film(make_toy(), push, jnp.zeros(2), jax.random.key(0))
+
+
+def content(page):
+    return json.loads(re.search(r"const data = (\{.*?\});\n", page).group(1).replace("<\\/", "</"))
+
+
+def test_the_animation_holds_what_happened():
+    ends = np.random.default_rng(0).normal(size=(9, 2, 2, 3))
+    measures = np.tile([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]], (3, 1))
+    page = render_animation(
+        "a <b>",
+        ends,
+        (0.1, 0.2),
+        measures,
+        np.arange(9.0),
+        dt=0.01,
+        names=("left", "</script>"),
+        low=(0.0, 0.0),
+        high=(1.0, 2.0),
+        asked=(0.25, np.nan),
+        facts={"fitness": "3 & 4"},
+    )
+    data = content(page)
+    shown = [0, 2, 4, 6, 8]  # 50 a second
+    places = np.frombuffer(base64.b64decode(data["places"]), "<i2").reshape(5, 2, 2, 3) / 1000
+    origin = ends[0].reshape(-1, 3).mean(0) * [1, 1, 0]
+    np.testing.assert_allclose(places, ends[shown] - origin, atol=6e-4)
+    assert data["seconds"] == [0.01, 0.03, 0.05, 0.07, 0.09]
+    np.testing.assert_allclose(data["average"][1], [2 / 3, 1 / 3], atol=1e-3)
+    np.testing.assert_allclose(data["reward"], np.cumsum(np.arange(9.0))[shown])
+    assert data["asked"] == [0.25, None] and data["names"][1] == "</script>"
+    assert page.count("</script>") == 1 and "a &lt;b&gt;" in page and "3 &amp; 4" in page
+    assert "http" not in page and "src=" not in page and "import" not in page
+
+
+def test_sampling(model, monkeypatch):
+    """The policy is the generator's, the numbers are what playing it gives, and everything can be read back."""
+    task = drawn_toy(noise=0.2)
+    monkeypatch.setattr(sample, "make_task", lambda model: task)
+    said = sample.run(options(model, "--seed", "3", "--guidance", "1.5", "--steps", "2", "--episodes", "4"))
+    params, shape, about = sample.load_policy(model.parent / "policy")
+    sample_key, play_key = jax.random.split(jax.random.key(3))
+    generator = make_generator(SHAPE, Grid((4, 4), (0.0, 0.0), (1.0, 1.0)))
+    expected = jax.jit(lambda key: generator.sample(key, jnp.array([0.2, 0.7]), guidance=1.5, steps=2))(sample_key)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, expected)
+    scores = [rollout(task, shape.apply, params, key) for key in jax.random.split(play_key, 4)]
+    assert about["fitness"] == pytest.approx(np.mean([score.fitness for score in scores]), abs=1e-3)
+    np.testing.assert_allclose(about["reached"], np.mean([score.measures for score in scores], 0), atol=1e-5)
+    assert about["asked"] == pytest.approx([0.2, 0.7]) and (about["seed"], about["guidance"]) == (3, 1.5)
+    assert "left 0.200, right 0.700" in said and f"fitness  {about['fitness']:.1f}" in said
+    page = (model.parent / "policy.html").read_text()
+    assert "http" not in page and content(page)["asked"] == [0.2, 0.7]
+
+
+def test_a_free_measure_and_a_second_time(model, monkeypatch):
+    monkeypatch.setattr(sample, "make_task", lambda model: drawn_toy())
+    assert "left free, right 0.700" in sample.run(options(model, measures="nan,0.7"))
+    sample.run(options(model, "--seed", "1"))  # replaces the policy
+    about = sample.load_policy(model.parent / "policy")[2]
+    assert about["seed"] == 1 and about["asked"][0] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("measures", "more", "said"),
+    [
+        ("0.2", (), r"takes 2 measures \(left, right\), found 1"),
+        ("0.2,0.7,0.1", (), "found 3"),
+        ("0.2,much", (), "found 'much' in '0.2,much'"),
+        ("0.2,1.7", (), r"right = 1.7 \(allowed 0 to 1\)"),
+        ("0.2,0.7", ("--episodes", "0"), "--episodes must be at least 1, found 0"),
+        ("0.2,0.7", ("--steps", "0"), "--steps must be at least 1, found 0"),
+        ("0.2,0.7", ("--guidance", "inf"), "--guidance must be a finite number"),
+    ],
+)
+def test_what_cannot_be_asked_for(model, measures, more, said):
+    with pytest.raises(ValueError, match=said):
+        sample.run(options(model, *more, measures=measures))
+    assert not (model.parent / "policy").exists()
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a saved generator at .*nowhere"):
+        sample.run(options(tmp_path / "nowhere"))
+
+
+def test_what_is_not_a_policy_is_not_replaced(model):
+    (model.parent / "policy").mkdir()
+    with pytest.raises(ValueError, match="exists and is not a saved policy"):
+        sample.run(options(model))
+    (model.parent / "policy").rmdir()
+    storage.save(model.parent / "policy", {"x": np.zeros(2)}, kind="archive")
+    with pytest.raises(ValueError, match="holds a archive, expected a policy"):
+        sample.run(options(model))
+
+
+def test_the_task_of_a_model():
+    generator = dataclasses.replace(
+        make_generator(), task="hopper", settings=(("episode_length", 7), ("name", "hopper"), ("reset_noise", 0.5))
+    )
+    task = sample.make_task(generator)
+    assert (task.name, task.episode_length, task.reset_noise) == ("hopper", 7, 0.5)
