@@ -83,7 +83,7 @@ def _at(tree, place):
 
 
 def without_time(metrics):
-    return {k: v for k, v in metrics.items() if k not in ("seconds", "commit")}
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "suite_seconds", "commit")}
 
 
 def copied(run, folder, *parts):
@@ -130,6 +130,19 @@ def test_metrics_hold_what_was_promised(run):
     assert {"config", "seed", "commit", "versions", "machine"} <= set(metrics)
 
 
+def test_metrics_of_the_suites(run):
+    metrics = storage.read_json(run / "eval" / "metrics.json")
+    assert list(metrics["suite_seconds"]) == ["reconstruction", "guidance", "composition", "sequencing", "cutout"]
+    assert [row["scale"] for row in metrics["guidance"]] == [1.0, 2.0]
+    for row in metrics["guidance"]:
+        assert all(math.isfinite(row[name]) for name in ("mem", "reward_ratio", "coverage_ratio", "diversity"))
+    assert metrics["composition"]["and"]["mem"] >= 0 and metrics["free"]["error"] >= 0
+    for way in ("generated", "lookahead", "nearest_elite"):
+        assert {"survival", "mem", "fitness"} <= set(metrics["sequencing"][way])
+    if metrics["cutout"]:  # a smoke archive may have no elite in the box
+        assert {"cells", "reached", "reached_by_nearest", "mem", "reward_ratio"} <= set(metrics["cutout"])
+
+
 def test_training_used_what_was_not_held_out(run):
     train = storage.read_json(run / "train" / "metrics.json")
     total = storage.read_json(run / "eval" / "metrics.json")["policies"]
@@ -160,7 +173,8 @@ def test_a_finished_stage_does_nothing_again(run):
         assert "already done" in succeed(stage, run)
         assert storage.fingerprint(run / files) == before
     before = storage.read_json(run / "eval" / "metrics.json")
-    assert succeed("evaluate", run).count("already done") == 5
+    passes = 5 + 1 + 1 + 2 + 2 * bool(before["cutout"])  # of the suites in order
+    assert succeed("evaluate", run).count("already done") == passes
     assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
 
 
@@ -211,13 +225,30 @@ def test_kill_evaluate(run, tmp_path):
     assert without_time(ours) == without_time(theirs)
 
 
-def test_help_needs_no_jax():
+def test_sample(run, tmp_path):
+    line = [sys.executable, "-m", "ldpol.sample", "--model", str(run / "model"), "--out", str(tmp_path / "policy")]
+    done = subprocess.run([*line, "--measures", "0.2,nan"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "right foot 0.200, left foot free" in done.stdout and "fitness" in done.stdout
+    assert "http" not in (tmp_path / "policy.html").read_text()
+
+    from ldpol.sample import load_policy
+
+    params, shape, about = load_policy(tmp_path / "policy")
+    assert shape.apply(params, np.zeros(17)).shape == (6,) and about["episodes"] == 10
+    done = subprocess.run([*line, "--measures", "2,nan"], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 2 and "allowed 0 to 1" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["experiments", "sample"])
+def test_help_needs_no_jax(module):
     code = "import runpy, sys; sys.argv = ['x', '--help']\n"
-    code += "try: runpy.run_module('ldpol.experiments', run_name='__main__')\n"
+    code += f"try: runpy.run_module('ldpol.{module}', run_name='__main__')\n"
     code += "except SystemExit as stop: assert stop.code == 0\nassert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
-    for word in (*STAGES, "smoke", "--config.seed=1", "example:"):
+    words = (*STAGES, "smoke", "--config.seed=1") if module == "experiments" else ("--measures", "load_policy")
+    for word in (*words, "example:"):
         assert word in done.stdout
 
 
@@ -262,6 +293,11 @@ def test_other_settings_in_the_same_folder(run):
     assert "archive.map_elites.batch: 64 -> 32" in refuse("archive", run, "--config.archive.map_elites.batch=32")
     assert "seed: 0 -> 1" in refuse("train", run, "--config.seed=1")
     assert "eval.episodes: 2 -> 3" in refuse("evaluate", run, "--config.eval.episodes=3")
+
+
+def test_an_unknown_suite(run):
+    line = refuse("evaluate", run, "--config.eval.suites=reconstruction,guidence")
+    assert "unknown suite 'guidence'; the suites are reconstruction, guidance" in line
 
 
 def test_nothing_to_evaluate(run):

@@ -6,7 +6,7 @@ import pytest
 from ldpol.experiments import settings
 from ldpol.experiments.archive import make
 from ldpol.experiments.defaults import SEARCHES, VARIANTS
-from ldpol.experiments.settings import ConfigError, as_json, build, differences, load_config
+from ldpol.experiments.settings import ConfigError, as_json, build, differences, load_config, restrict
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import nothing
 from ldpol.model.unet import DenoiserConfig, make_network
@@ -157,6 +157,18 @@ def test_overrides():
 
 def test_a_number_becomes_a_tuple_of_one():
     assert load_config(WALKER, ["policy.hidden=32"]).policy.hidden == (32,)
+
+
+@pytest.mark.parametrize("text", ["guidance,cutout", "guidance, cutout", "('guidance', 'cutout')"])
+def test_names_become_a_tuple(text):
+    assert load_config(WALKER, [f"eval.suites={text}"]).eval.suites == ("guidance", "cutout")
+    assert load_config(WALKER, ["eval.suites=guidance"]).eval.suites == ("guidance",)
+
+
+def test_restriction():
+    known = {"a": 0, "b": {"c": 0}}
+    assert restrict({"a": 1, "b": {"c": [2], "d": 3}, "e": 4}, known) == {"a": 1, "b": {"c": [2]}}
+    assert restrict({"b": 5}, known) == {"b": 5} and restrict(3, known) == 3
 
 
 def test_the_config_is_locked():

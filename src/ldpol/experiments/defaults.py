@@ -81,7 +81,35 @@ def base(task: str) -> Config:
             "checkpoint_seconds": 20.0,
         }
     )
-    config.eval = ConfigDict({"episodes": 10, "unseen": 600, "uniform": 1024})
+    config.eval = ConfigDict(
+        {
+            "suites": ("reconstruction", "guidance", "composition", "sequencing", "cutout"),
+            "episodes": 10,  # a policy, in all suites but sequencing
+            "unseen": 600,
+            "uniform": 1024,
+            # Conditions times scales, likewise six times the conditions of a composition, fill whole chunks.
+            "guidance": {
+                "scales": (0.0, 1.0, 2.0, 3.0, 4.0),
+                "conditions": 153,
+                "diverse": 64,  # conditions whose `samples` policies are compared at `observations` states
+                "samples": 8,
+                "observations": 256,
+            },
+            "composition": {"conditions": 170},
+            "sequencing": {
+                "sequences": 100,
+                "segments": 4,
+                "episodes": 50,
+                "settle": 25,  # steps after a switch in which measures do not count yet
+                "candidates": 8,
+                "look_ahead_episodes": 10,  # the first of the episodes: a look-ahead costs `candidates` times as much
+                "horizon": None,  # steps to look ahead; None: the segment
+                "tolerance": 0.0,  # distances in the same multiple of it count as equal, so that reward decides
+                "chunk": 20,  # sequences between two lines of progress
+            },
+            "cutout": {"draws": 10},  # policies a cell of the box
+        }
+    )
     return config
 
 
@@ -136,6 +164,12 @@ def _smoke(config: Config) -> None:
     config.train.denoiser.loss.batch = 64
     config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     config.eval.update(episodes=2, unseen=16, uniform=64)
+    config.eval.guidance.update(scales=(1.0, 2.0), conditions=16, diverse=2, samples=2, observations=8)
+    config.eval.composition.conditions = 8
+    config.eval.sequencing.update(
+        sequences=4, segments=2, episodes=2, settle=5, candidates=2, look_ahead_episodes=1, chunk=8
+    )
+    config.eval.cutout.draws = 1
 
 
 def _accelerator(config: Config) -> None:
@@ -158,6 +192,10 @@ def _accelerator(config: Config) -> None:
     config.train.denoiser.loss.batch = 2048
     config.train.steps_per_call = 500
     config.eval.update(episodes=50, unseen=10000, uniform=10000)
+    config.eval.guidance.update(scales=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0), conditions=2048, diverse=256, samples=16)
+    config.eval.composition.conditions = 2048
+    config.eval.sequencing.update(sequences=1000, look_ahead_episodes=50, chunk=200)
+    config.eval.cutout.draws = 50
 
 
 def _paper(config: Config) -> None:

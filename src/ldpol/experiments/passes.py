@@ -1,11 +1,11 @@
 """Runs of many policies through the task, each kept on disk as soon as it is over."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+from flax import serialization
 
 from ldpol import storage
 from ldpol.archive import Archive
@@ -16,6 +16,8 @@ from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, over_chunks, policy_mesh
 from ldpol.tasks import Task
 from ldpol.types import Key, PyTree, Score
+
+T = TypeVar("T")
 
 
 def common(config: Config) -> dict[str, Any]:
@@ -30,35 +32,65 @@ def player(config: Config, task: Task, shape: PolicyShape) -> Callable[[PyTree, 
 
 
 def check(folder: Path, config: Config, sections: tuple[str, ...]) -> None:
-    """Raise `ConfigError` if passes in `folder` were played under other settings than the ones asked for now."""
+    """Raise `ConfigError` if passes in `folder` were played under other settings than the ones asked for now.
+
+    A pass names the settings that it depends on; others may change.
+    """
+    now = settings.as_json(config, *sections)
     for path in sorted(folder.glob("*")):
         if storage.exists(path):
-            session.check_same(storage.load(path, kind="scores")[1]["config"], config, sections, folder.parent)
+            stored = storage.load(path, kind="scores")[1]["config"]
+            session.check_equal(stored, settings.restrict(now, stored), folder.parent)
+
+
+def as_score(arrays: dict[str, Any]) -> Score:
+    """Return the `Score` that was stored."""
+    return Score(**arrays)
 
 
 def run(
     config: Config,
     path: Path,
     title: str,
-    program: Callable[..., Score],
+    program: Callable[..., T],
     inputs: PyTree,
     key: Key,
     about: dict[str, Any],
     timer: session.Timer,
-) -> Score:
-    """Score all rows of `inputs`, or read the scores an earlier run with the same `about` left at `path`."""
+    *,
+    size: int | None = None,
+    unit: str = "policy",
+    restore: Callable[[dict[str, Any]], T] = as_score,
+) -> T:
+    """Run a program over all rows of `inputs`, or read what an earlier run with the same `about` left at `path`.
+
+    Args:
+      config: gives the rows a chunk, unless `size` does.
+      path: where the results are kept.
+      title: of the progress bar.
+      program: `(rows, keys) -> results`, jitted; see `over_chunks`.
+      inputs: N rows.
+      key: gives each row its own.
+      about: what the results depend on; kept beside them.
+      timer: of the suite; its time at the end is kept too.
+      size: rows a chunk.
+      unit: what a row is.
+      restore: nested dicts of arrays to results.
+    """
     if storage.exists(path):
         arrays, found = storage.load(path, kind="scores")
         seconds = found.pop("seconds")
         if found == about:
             session.say(f"{title}: already done")
             timer.advance_to(seconds)
-            return Score(**arrays)
+            return restore(arrays)
     count = jax.tree.leaves(inputs)[0].shape[0]
-    with session.progress(title, count, unit="policy") as bar:
-        score = over_chunks(program, inputs, key, size=config.rollout.chunk, mesh=policy_mesh(), done=bar.update)
-    storage.save(path, dataclasses.asdict(score), kind="scores", about=about | {"seconds": timer.seconds})
-    return score
+    rows = config.rollout.chunk if size is None else size
+    with session.progress(title, count, unit=unit) as bar:
+        result = over_chunks(program, inputs, key, size=rows, mesh=policy_mesh(), done=bar.update)
+    arrays = serialization.to_state_dict(result)
+    storage.save(path, arrays, kind="scores", about=about | {"seconds": timer.seconds})
+    return result
 
 
 def reference(config: Config, workdir: Path, archive: Archive) -> Score:

@@ -192,7 +192,12 @@ def _processor() -> str:
 
 def check_same(stored: Any, config: Config, sections: tuple[str, ...], where: Path, but: tuple[str, ...] = ()) -> None:
     """Raise `ConfigError` if a stage's files were made with other settings than the ones asked for now."""
-    lines = settings.differences(stored, settings.as_json(config, *sections))
+    check_equal(stored, settings.as_json(config, *sections), where, but)
+
+
+def check_equal(stored: Any, now: Any, where: Path, but: tuple[str, ...] = ()) -> None:
+    """Raise `ConfigError` if the settings `stored`, as JSON values, differ from those asked for `now`."""
+    lines = settings.differences(stored, now)
     lines = [line for line in lines if not line.startswith(but)]
     if lines:
         raise settings.ConfigError(

@@ -74,6 +74,8 @@ def _set(config: Config, key: str, text: str) -> None:
         value = text
     if isinstance(old, float) and type(value) is int:
         value = float(value)
+    if isinstance(old, tuple) and isinstance(value, str) and old and all(isinstance(item, str) for item in old):
+        value = tuple(name.strip() for name in value.split(",") if name.strip())
     if isinstance(old, tuple) and isinstance(value, list | int | float):
         value = tuple(value) if isinstance(value, list) else (value,)
     if old is not None and type(value) is not type(old):
@@ -98,6 +100,13 @@ def as_json(config: Config, *sections: str) -> Any:
     """Return the config, or some of its sections, as plain JSON values."""
     whole = json.loads(config.to_json_best_effort())
     return {name: whole[name] for name in sections} if sections else whole
+
+
+def restrict(value: Any, like: Any) -> Any:
+    """Return the part of a nested dict `value` whose keys `like` has too."""
+    if isinstance(value, dict) and isinstance(like, dict):
+        return {name: restrict(part, like[name]) for name, part in value.items() if name in like}
+    return value
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -1,0 +1,225 @@
+"""Suite `sequencing`: several behaviours in one episode, generated, nearest elite, and chosen by looking ahead."""
+
+import io
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol import storage
+from ldpol.evaluation.choosing import first, from_archive, from_generator, look_ahead
+from ldpol.evaluation.intervals import Estimate
+from ldpol.evaluation.sequence_metrics import compare_sequences, regions, summarise_sequences
+from ldpol.evaluation.sequencing import (
+    SegmentScore,
+    SequenceScore,
+    draw_sequences,
+    play_sequences,
+    segment_steps,
+    trace_sequence,
+)
+from ldpol.experiments import session, settings
+from ldpol.experiments.settings import Config, ConfigError
+from ldpol.experiments.suites.context import Context, Program, at_least, renumber
+from ldpol.rollout import RolloutConfig, policy_mesh
+from ldpol.tasks import Task
+from ldpol.types import Key, Params, PyTree
+
+NEEDS = ("sequencing",)
+SHOWN = ("survival", "mem", "fitness", "hits", "length", "look_ahead")
+"""What goes into the metrics as a number and an interval; the arrays go in as lists."""
+LISTS = ("segment_mem", "reached", "segment_survival", "transitions")
+FEWEST_LANES = 16
+"""Narrower batches waste a CPU core."""
+
+
+def check(config: Config, task: Task) -> None:
+    """Raise an error if sequences do not fit into episodes, or there is nothing to play."""
+    section = config.eval.sequencing
+    least = {"sequences": 2, "episodes": 1, "candidates": 1, "look_ahead_episodes": 1, "chunk": 1}
+    at_least(section, "eval.sequencing", **least)
+    if section.look_ahead_episodes > section.episodes:
+        raise ConfigError(
+            f"eval.sequencing.look_ahead_episodes = {section.look_ahead_episodes} must be at most episodes = "
+            f"{section.episodes}: the look-ahead plays the first of the same episodes"
+        )
+    steps = segment_steps(task, section.segments, section.settle)
+    look_ahead(task, _no_policy, _no_proposal, steps=steps, settle=section.settle, horizon=section.horizon)
+
+
+def run(context: Context) -> dict[str, Any]:
+    """Play the same random sequences with the same keys in three ways; also writes `eval/sequencing.npz`."""
+    section, task, grid = context.config.eval.sequencing, context.task, context.archive.grid
+    measures = jnp.asarray(context.reference.measures)
+    wanted = np.asarray(draw_sequences(context.key(10), measures, section.sequences, section.segments))
+    number, count = np.arange(section.sequences, dtype=np.int32), section.sequences
+    how = {"size": _chunk(section.chunk), "unit": "sequence", "restore": _restore}
+
+    # Samples and nearest elites go through one program, a flag says which: physics takes long to compile.
+    rows = {
+        "wanted": np.tile(wanted, (2, 1, 1)),
+        "elite": np.repeat([False, True], count * section.segments).reshape(2 * count, -1),
+        "pair": np.tile(number, 2),
+    }
+    title = "sequences: generated and nearest elites"
+    both = context.keep("sequences", title, _blind(context), rows, context.key(11), NEEDS, **how)
+    played = {
+        "generated": jax.tree.map(lambda leaf: leaf[:count], both),
+        "nearest_elite": jax.tree.map(lambda leaf: leaf[count:], both),
+    }
+    rows = {"wanted": wanted, "pair": number}
+    title = f"sequences: best of {section.candidates} samples, looking ahead"
+    played["lookahead"] = context.keep("sequences_ahead", title, _ahead(context), rows, context.key(11), NEEDS, **how)
+
+    steps = segment_steps(task, section.segments, section.settle)
+    areas = regions(grid)
+    judged = {"steps": steps, "within": grid.diagonal, "areas": areas}
+    scores = {name: values["score"] for name, values in played.items()}
+    result: dict[str, Any] = {
+        "sequences": count,
+        "segments": section.segments,
+        "steps": steps,
+        "settle": section.settle,
+        "regions": areas.shape,
+    }
+    for name, score in scores.items():
+        result[name] = _plain(summarise_sequences(score, wanted, **judged))  # type: ignore[arg-type]
+        result[name]["episodes"] = int(score.length.shape[1])
+    result["lookahead"]["candidates"] = section.candidates
+    few = jax.tree.map(lambda leaf: leaf[:, : section.look_ahead_episodes], scores["generated"])
+    for name, one, other in (
+        ("generated_less_nearest_elite", scores["generated"], scores["nearest_elite"]),
+        ("lookahead_less_generated", scores["lookahead"], few),
+    ):
+        found = compare_sequences(one, other, wanted, **judged)  # type: ignore[arg-type]
+        result[name] = {metric: found[metric].as_json() for metric in SHOWN}
+    _write_traces(context, wanted, played)
+    _say(result)
+    return {"sequencing": result}
+
+
+def _no_policy(params: Params, observation: Any) -> Any:
+    raise AssertionError("only the settings are checked")
+
+
+def _no_proposal(key: Key, wanted: PyTree) -> Params:
+    raise AssertionError("only the settings are checked")
+
+
+def _chunk(wanted: int) -> int:
+    """Round up to a multiple of the devices."""
+    devices = policy_mesh().size
+    return -(-wanted // devices) * devices
+
+
+def _lanes(context: Context, candidates: int) -> int:
+    lanes = settings.build(RolloutConfig, context.config.rollout.device).lanes
+    return max(FEWEST_LANES, lanes // candidates)
+
+
+def _blind(context: Context) -> Program[dict[str, Any]]:
+    """Return the program that plays one sample a segment, or the nearest elite where the row's flag says so."""
+    section, mesh = context.config.eval.sequencing, policy_mesh()
+
+    @jax.jit
+    def program(model: Any, policies: Params, measures: Any, key: Key, rows: PyTree) -> dict[str, Any]:
+        sample, elite = from_generator(model.sample, 1), from_archive(policies, measures)
+
+        def propose(key: Key, asked: PyTree) -> Params:
+            made, found = sample(key, asked["wanted"]), elite(key, asked["wanted"])
+            return jax.tree.map(lambda one, other: jnp.where(asked["elite"], other, one), made, found)
+
+        asked = {"wanted": rows["wanted"], "elite": rows["elite"]}
+        return _traced(
+            play_sequences(
+                context.task,
+                model.apply,
+                first(propose),
+                asked,
+                renumber(key, rows["pair"]),
+                episodes=section.episodes,
+                settle=section.settle,
+                lanes=_lanes(context, 1),
+                mesh=mesh,
+                play=trace_sequence,
+            )
+        )
+
+    measures = jnp.asarray(context.reference.measures)
+    # What is the same for all chunks is an argument, not a constant of the program.
+    return lambda rows, keys: program(context.generator, context.archive.policies, measures, context.key(12), rows)
+
+
+def _ahead(context: Context) -> Program[dict[str, Any]]:
+    """Return the program that plays the best of several looked-ahead samples a segment."""
+    section, mesh = context.config.eval.sequencing, policy_mesh()
+    steps = segment_steps(context.task, section.segments, section.settle)
+
+    @jax.jit
+    def program(model: Any, key: Key, rows: PyTree) -> dict[str, Any]:
+        choose = look_ahead(
+            context.task,
+            model.apply,
+            from_generator(model.sample, section.candidates),
+            steps=steps,
+            settle=section.settle,
+            horizon=section.horizon,
+            tolerance=section.tolerance,
+        )
+        return _traced(
+            play_sequences(
+                context.task,
+                model.apply,
+                choose,
+                rows["wanted"],
+                renumber(key, rows["pair"]),
+                episodes=section.look_ahead_episodes,
+                settle=section.settle,
+                lanes=_lanes(context, section.candidates),
+                mesh=mesh,
+                play=trace_sequence,
+            )
+        )
+
+    return lambda rows, keys: program(context.generator, context.key(12), rows)
+
+
+def _traced(played: Any) -> dict[str, Any]:
+    """Average the traces `[S, E, T, ...]` over the episodes that last: `measures` `[S, T, M]` and `alive` `[S, T]`."""
+    score, trace = played
+    lasting = trace.alive.sum(1)
+    mean = trace.measures.sum(1) / jnp.maximum(lasting, 1)[..., None]
+    return {"score": score, "measures": mean, "alive": lasting / trace.alive.shape[1]}
+
+
+def _restore(arrays: dict[str, Any]) -> dict[str, Any]:
+    score = arrays["score"]
+    return arrays | {"score": SequenceScore(**score | {"segments": SegmentScore(**score["segments"])})}
+
+
+def _plain(found: dict[str, Estimate]) -> dict[str, Any]:
+    """Numbers, intervals beside them, and lists, as JSON values."""
+    plain = {name: estimate.as_json() for name, estimate in found.items()}
+    numbers = {name: plain[name]["value"] for name in SHOWN}
+    intervals = {name: [plain[name]["low"], plain[name]["high"]] for name in SHOWN}
+    return numbers | {"intervals": intervals} | {name: plain[name]["value"] for name in LISTS}
+
+
+def _write_traces(context: Context, wanted: np.ndarray, played: dict[str, dict[str, Any]]) -> None:
+    """Keep what happened in the first sequence, for the report."""
+    arrays = {"targets": wanted[0]}
+    for name, values in played.items():
+        arrays |= {f"{name}_measures": values["measures"][0], f"{name}_alive": values["alive"][0]}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    storage.write_bytes(context.workdir / "eval" / "sequencing.npz", buffer.getvalue())
+
+
+def _say(result: dict[str, Any]) -> None:
+    names = ("generated", "lookahead", "nearest_elite")
+    columns = ("survival", "mem", "fitness", "hits")
+    lines = ["sequences         " + "".join(f"{name:>16}" for name in columns)]
+    shown = lambda value: f"{value:16.3f}" if value is not None else f"{'–':>16}"  # noqa: E731
+    lines += [f"{name:18}" + "".join(shown(result[name][column]) for column in columns) for name in names]
+    session.say("\n".join(lines))
