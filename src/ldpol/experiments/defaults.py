@@ -22,7 +22,7 @@ VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in S
 
 
 def base(task: str) -> Config:
-    """Return the default config: a laptop's two cores, under twenty minutes for all stages."""
+    """Return the default config: a laptop's two cores, under twenty-five minutes for all stages."""
     config: Config = ConfigDict()
     config.seed = 0
     config.task = ConfigDict({"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3})
