@@ -19,7 +19,7 @@ An interrupted stage goes on where it stopped when the same command is given aga
 
 EPILOG = """\
 configs and variants:
-  experiments/walker2d.py:cpu     the default: two CPU cores, under twenty-five minutes in all
+  experiments/walker2d.py:cpu     the default: two CPU cores, under twenty minutes in all
   experiments/walker2d.py:smoke   a minute, to see that everything runs
   experiments/walker2d.py:gpu     one accelerator, the scale of the paper
   experiments/walker2d.py:paper   the published method, unchanged
