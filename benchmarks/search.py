@@ -26,12 +26,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from rollout import bare, split
 from seeds import interval
+from seeds import show as plus_minus
 
 from ldpol import archive as archives
 from ldpol import report, storage
 from ldpol.evaluation.metrics import summarise
 from ldpol.experiments import archive as stage
 from ldpol.experiments import session, settings
+from ldpol.experiments.defaults import SEARCHES
 from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
 from ldpol.report import figures
@@ -57,7 +59,7 @@ NUMBERS = {  # and how many digits they are shown with
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--config", default="experiments/walker2d.py:{search}_cpu", help="{search} is filled in")
-    parser.add_argument("--searches", nargs="+", default=list(stage.SEARCHES), choices=list(stage.SEARCHES))
+    parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=480.0, help="of each search")
     parser.add_argument("--at", nargs="+", type=float, default=[120.0, 240.0, 480.0], help="seconds")
@@ -196,15 +198,13 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     drawn = Figure(figsize=(figures.WIDTH, 3.2), dpi=figures.DPI, layout="constrained", facecolor="white")
     axes = drawn.subplots(1, len(panels))
     for axis, (name, title) in zip(axes, panels, strict=True):
-        for search, colour in zip(stage.SEARCHES, (figures.STORED, figures.CEILING, figures.GENERATED), strict=True):
+        for search, colour in zip(SEARCHES, (figures.STORED, figures.CEILING, figures.GENERATED), strict=True):
             some = [row for row in rows if row["search"] == search and row["mark"].startswith("seconds")]
             marks = sorted({float(row["mark"].split()[1]) for row in some})
             values = [[row[name] for row in some if float(row["mark"].split()[1]) == mark] for mark in marks]
             for mark, each in zip(marks, values, strict=True):
                 axis.plot([mark] * len(each), each, ".", color=colour, ms=4, alpha=0.5)
-            axis.plot(
-                marks, [float(np.mean(each)) for each in values], color=colour, label=stage.SEARCHES[search], lw=1.9
-            )
+            axis.plot(marks, [float(np.mean(each)) for each in values], color=colour, label=SEARCHES[search], lw=1.9)
         axis.set_title(title, fontsize=11, color=figures.INK, loc="left")
         axis.set_xlabel("seconds", color=figures.INK)
         axis.set_ylim(bottom=0)
@@ -221,7 +221,7 @@ def summarise_rows(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for mark in marks:
         summary[mark] = {}
-        for search in stage.SEARCHES:
+        for search in SEARCHES:
             some = [row for row in rows if (row["mark"], row["search"]) == (mark, search)]
             if some:
                 summary[mark][search] = {name: interval([row[name] for row in some]) for name in NUMBERS}
@@ -231,7 +231,7 @@ def summarise_rows(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, 
 def targets(summary: dict[str, dict[str, dict[str, Any]]]) -> list[common.Target]:
     """Return what was claimed of the last archives at equal wall-clock, as ratios of means over the seeds."""
     last = summary[[mark for mark in summary if mark.startswith("seconds")][-1]]
-    if len(last) < len(stage.SEARCHES):
+    if len(last) < len(SEARCHES):
         return []
     mean = lambda search, name: last[search][name]["mean"]  # noqa: E731
     over = lambda search, name: mean(search, name) / mean("map_elites", name)  # noqa: E731
@@ -242,7 +242,7 @@ def targets(summary: dict[str, dict[str, dict[str, Any]]]) -> list[common.Target
             "QD score of the better over MAP-Elites", max(over(name, "qd_score") for name in ("ppga", "hybrid")), 1.15
         ),
         common.Target("std of measures, MAP-Elites over the hybrid", 1 / over("hybrid", "measure_std"), 1.0),
-        *(common.Target(f"share of physics, {name}", mean(name, "physics_share"), 0.7) for name in stage.SEARCHES),
+        *(common.Target(f"share of physics, {name}", mean(name, "physics_share"), 0.7) for name in SEARCHES),
     ]
 
 
@@ -251,16 +251,10 @@ def show(summary: dict[str, dict[str, dict[str, Any]]]) -> None:
     for mark, searches in summary.items():
         print(f"\n| {mark} | " + " | ".join(NUMBERS) + " |\n|---" + "|---:" * len(NUMBERS) + "|")
         for search, numbers in searches.items():
-            cells = [spread(numbers[name], digits) for name, digits in NUMBERS.items()]
-            print(f"| {stage.SEARCHES[search]} | " + " | ".join(cells) + " |")
+            cells = [plus_minus(numbers[name], f",.{digits}f") for name, digits in NUMBERS.items()]
+            print(f"| {SEARCHES[search]} | " + " | ".join(cells) + " |")
     rows = [(t.claim, t.value, t.floor, "yes" if t.value >= t.floor else "NO") for t in targets(summary)]
     common.table("Targets", ("claim", "found", "at least", "reached"), rows)
-
-
-def spread(value: dict[str, Any], digits: int) -> str:
-    """Write a mean, and half its interval if there is one."""
-    half = "" if value["high"] is None else f" ± {value['high'] - value['mean']:,.{digits}f}"
-    return f"{value['mean']:,.{digits}f}{half}"
 
 
 if __name__ == "__main__":

@@ -33,10 +33,10 @@ def interval(values: list[float]) -> dict[str, float | None]:
     return {"mean": float(data.mean()), "low": float(data.mean() - half), "high": float(data.mean() + half)}
 
 
-def show(value: dict[str, float | None]) -> str:
-    """Write an interval as mean ± half its width."""
+def show(value: dict[str, float | None], form: str = ".3f") -> str:
+    """Write an interval as mean ± half its width, numbers in the format `form`."""
     mean, high = value["mean"], value["high"]
-    return f"{mean:.3f}" + ("" if high is None or mean is None else f" ± {high - mean:.3f}")
+    return f"{mean:{form}}" + ("" if high is None or mean is None else f" ± {high - mean:{form}}")
 
 
 def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:

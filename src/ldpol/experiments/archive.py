@@ -9,6 +9,7 @@ from ldpol import archive as archives
 from ldpol import storage
 from ldpol.evaluation.metrics import summarise
 from ldpol.experiments import passes, session, settings
+from ldpol.experiments.defaults import SEARCHES
 from ldpol.experiments.settings import Config
 from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
 from ldpol.search.loop import Search, in_turn
@@ -20,7 +21,6 @@ from ldpol.search.xnes import XNESConfig
 SECTIONS = ("seed", "task", "policy", "archive")
 GROWS = ("archive.iterations", "archive.checkpoint_every")
 """May change between a run and its continuation."""
-SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
 START = 2**32 - 1
 """Folded into the key for the state that a search starts from; the other numbers are its iterations."""
 

@@ -16,7 +16,7 @@ from ldpol.search.ppo_config import PPOConfig
 from ldpol.search.xnes import XNESConfig
 
 SCALES = ("cpu", "smoke", "gpu", "paper")
-SEARCHES = ("map_elites", "ppga", "hybrid")
+SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
 PPGA_ITERATIONS = {"cpu": 300, "smoke": 4, "gpu": 600, "paper": 2000}
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 

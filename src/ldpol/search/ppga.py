@@ -17,7 +17,7 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_c
 from qdax.core.emitters.emitter import Emitter
 
 from ldpol.archive import Grid
-from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
+from ldpol.policy import PolicyShape, unfold_normaliser
 from ldpol.rollout import RolloutConfig
 from ldpol.search import ppo, xnes
 from ldpol.search.loop import Search, make_search
@@ -213,7 +213,7 @@ class PPGAEmitter(Emitter):
             theta.actor,
             directions,
         )
-        return fold_normaliser(actor, theta.observations.mean, theta.observations.std)
+        return ppo.policy_of(dataclasses.replace(theta, actor=actor))
 
     def state_update(
         self,
