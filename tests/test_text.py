@@ -255,7 +255,7 @@ def test_a_damaged_model(tmp_path):
 
 @pytest.fixture(scope="module")
 def tower():
-    module = TextTower(16, hidden=32, heads=4)
+    module = TextTower(16, hidden=32)
     rng = np.random.default_rng(0)
     embeddings = jnp.asarray(rng.normal(size=(5, 9, 24)), jnp.float32)
     mask = jnp.arange(9) < jnp.array([9, 1, 4, 7, 2])[:, None]
@@ -311,8 +311,8 @@ def test_what_a_tower_does_not_take(tower):
     _, module, params, embeddings, mask = tower
     with pytest.raises(ValueError, match=r"takes one text: .*found \(5, 9, 24\) and \(5, 9\); for a batch, jax.vmap"):
         module.apply(params, embeddings, mask)
-    with pytest.raises(ValueError, match="hidden = 30 does not split over 4 heads"):
-        TextTower(16, hidden=30).init(jax.random.key(0), embeddings[0], mask[0])
+    with pytest.raises(ValueError, match="window = 4 has no middle; choose an odd number"):
+        TextTower(16, window=4).init(jax.random.key(0), embeddings[0], mask[0])
 
 
 def test_a_tower_learns_which_foot(encoder):

@@ -26,10 +26,17 @@ CLAUSES = (0.15, 0.4, 0.3, 0.15)
 
 
 class Caption(NamedTuple):
-    """A sentence and everything it claims, at most one claim a trait."""
+    """A sentence and everything it claims.
+
+    Attributes:
+      text: the sentence.
+      claims: at most one a trait: where several were made, all hold.
+      said: the distinct claims of its words, as the grammar makes them, before they are merged.
+    """
 
     text: str
     claims: tuple[Claim, ...]
+    said: tuple[Claim, ...]
 
 
 class Grammar(NamedTuple):
@@ -168,7 +175,7 @@ def _write(
     )
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:] + "."
-    return Caption(text, _merge(said))
+    return Caption(text, merge(said), tuple(dict.fromkeys(said)))
 
 
 def _joint(rng: np.random.Generator, part: str, index: int, count: int) -> str:
@@ -182,8 +189,8 @@ def _list(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _merge(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """One claim a trait: where several were made, all hold."""
+def merge(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """Return one claim a trait: where several were made, all hold. Contradictions leave an empty interval."""
     merged: dict[str, Claim] = {}
     for claim in claims:
         before = merged.get(claim.trait, claim)

@@ -21,6 +21,9 @@ LONGEST = 64
 """Tokens a prompt may have by default; the longest captions have about 50."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 _MARKS = re.compile(r"^(▁|Ġ|##)+")
+_BEGINNINGS = ("▁", "Ġ")
+LIKE = 0.4
+"""Cosine from which a word is like another."""
 _ENDINGS = frozenset("s es ed d ing ly y er ers est ful fully ness less ness n".split())
 
 
@@ -155,6 +158,35 @@ class WordLlamaEncoder:
     def knows(self, word: str) -> bool:
         """Tell whether there is a vector that means the word."""
         return word in self.known or is_word(self.tokenizer.encode(word, add_special_tokens=False).tokens)
+
+    def neighbours(self, used: NDArray[np.float32], count: int = 8) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
+        """Find words that may stand in for words in use: like them, and like no other word in use.
+
+        A word is a neighbour of the one in use that is nearest to it, so that none of "low" is nearer to "high".
+
+        Args:
+          used: `[n, d]` distinct vectors of the vocabulary.
+          count: K.
+
+        Returns:
+          Vectors `[m, d]` of all neighbours, none of them in use, and the table `[n + m, K]` of what may stand in for
+          each of `used` and then each neighbour: rows of the two together, itself where there is none.
+        """
+        unit = lambda rows: rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)  # noqa: E731
+        likeness = unit(self.vectors) @ unit(used).T
+        nearest, highest = likeness.argmax(1), likeness.max(1)
+        # What begins a word, less the words in use themselves; an ending has no meaning of its own.
+        begins = [(self.tokenizer.id_to_token(i) or "")[:1] in _BEGINNINGS for i in range(len(self.vectors))]
+        usable = np.array(begins) & (highest > LIKE) & (highest < 1.0 - 1e-4)
+        table, found = np.tile(np.arange(len(used))[:, None], count), []
+        for i in range(len(used)):
+            near = np.flatnonzero(usable & (nearest == i))
+            near = near[np.argsort(-highest[near])][:count]
+            if len(near):
+                table[i] = np.resize(len(used) + len(found) + np.arange(len(near)), count)
+                found += near.tolist()
+        itself = np.tile(len(used) + np.arange(len(found))[:, None], count)
+        return self.vectors[found], np.concatenate([table, itself])
 
     def tokens(self, texts: Sequence[str], length: int | None = None) -> Tokens:
         """Return a vector a token; see `TextEncoder`."""
