@@ -21,8 +21,9 @@ from ldpol import storage
 from ldpol.experiments import session, settings
 from ldpol.experiments.train import held_out
 from ldpol.model import autoencoder
+from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
 from ldpol.model.condition import ask
-from ldpol.model.diffusion import LatentBank, add_noise, make_schedule, posterior_mean, precondition, standardise
+from ldpol.model.diffusion import add_noise, make_schedule, precondition
 from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
 from ldpol.model.training import DiffusionLoss, diffusion_step
 from ldpol.model.unet import DenoiserConfig, make_network
@@ -51,7 +52,8 @@ def latents(run: Path, config: Any) -> LatentBank:
     encoder = autoencoder.Encoder(archive.shape, built)
     mean, log_variance = jax.jit(jax.vmap(partial(encoder.apply, variables)))(trained.policies)
     labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
-    return standardise(mean, jnp.exp(0.5 * log_variance), labels, weights)[0]
+    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(trained.fitness)
+    return build_bank(built, mean, jnp.exp(0.5 * log_variance), labels, noise, weights, fitness)[0]
 
 
 def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree, key: Key) -> tuple[Array, Array]:
@@ -66,7 +68,7 @@ def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree
         clean = bank.mean[row] + bank.deviation * jax.random.normal(clean_key, bank.deviation.shape)
         asked = bank.measures[row] + loss.noise * jax.random.normal(label_key, bank.measures[row].shape)
         noisy = add_noise(schedule, clean, level, jax.random.normal(noise_key, clean.shape))
-        perfect = posterior_mean(schedule, bank, loss.noise, noisy, level, ask(asked))
+        perfect = posterior_mean(schedule, bank, Spread(loss.noise, loss.quality_noise), noisy, level, ask(asked))
         return jnp.mean((denoise(noisy, level, ask(asked)) - perfect) ** 2)
 
     one = lambda level, key: jax.lax.map(partial(error, level), jax.random.split(key, TRIALS), batch_size=512).mean()  # noqa: E731

@@ -16,6 +16,7 @@ from ldpol.archive import Grid
 from ldpol.experiments import defaults, settings
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
+from ldpol.model.bank import Scaling, image_shape
 from ldpol.model.condition import ask
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
@@ -34,14 +35,14 @@ def random_generator(task: str, shape: PolicyShape, key: Key) -> PolicyGenerator
     network = settings.build(DenoiserConfig, train.denoiser.architecture)
     decoder_key, denoiser_key, latent_key = jax.random.split(key, 3)
     condition = ask(jnp.full(MEASURES, 0.5))
-    latent = jax.random.normal(latent_key, autoencoder.latent)
+    latent, image = jax.random.normal(latent_key, autoencoder.latent), image_shape(autoencoder)
     decoder = Decoder(shape, autoencoder).init(decoder_key, latent, condition)["params"]
-    denoiser = make_network(network, autoencoder.latent).init(denoiser_key, latent, jnp.ones(()), condition)["params"]
+    denoiser = make_network(network, image).init(denoiser_key, jnp.zeros(image), jnp.ones(()), condition)["params"]
     return PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,
-        latent_mean=jnp.zeros(autoencoder.latent),
-        latent_scale=jnp.ones(()),
+        scaling=Scaling(jnp.zeros(image), jnp.ones(image[-1])),
+        reader={},
         shape=shape,
         autoencoder=autoencoder,
         network=network,
@@ -63,13 +64,13 @@ def generate(generator: PolicyGenerator, keys: Key, measures: Array, **options: 
 
 def latents_only(generator: PolicyGenerator, keys: Key, measures: Array) -> Array:
     """Run the sampler without the decoder."""
-    one = lambda key, wanted: generator.sample_latent(key, generator.condition(wanted))  # noqa: E731
+    one = lambda key, wanted: generator.sample_latent(key, generator.condition(wanted))[0]  # noqa: E731
     return jax.vmap(one)(keys, measures)
 
 
 def decode_only(generator: PolicyGenerator, latents: Array, measures: Array) -> Params:
     """Run the decoder without the sampler."""
-    one = lambda latent, wanted: generator.decode(latent, generator.condition(wanted))  # noqa: E731
+    one = lambda latent, wanted: generator.decode(latent, wanted)  # noqa: E731
     return jax.vmap(one)(latents, measures)
 
 

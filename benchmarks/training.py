@@ -12,14 +12,15 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from common import Program, build, finish, measure, parser, say, start, table
 from jax.sharding import Mesh
 
 from ldpol.experiments import defaults, session, settings
 from ldpol.model import autoencoder, training, unet
+from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset
-from ldpol.model.diffusion import LatentBank
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
 from ldpol.model.unet import Convolution, DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
@@ -76,15 +77,18 @@ def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, step
 
 def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: Any) -> tuple[Program, tuple]:
     """Compile a chunk of denoiser training, as the stage `train` runs it; `change` replaces architecture settings."""
-    latent = tuple(train.autoencoder.architecture.latent)
-    network = make_network(settings.build(DenoiserConfig, train.denoiser.architecture)._replace(**change), latent)
+    built = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
+    config = settings.build(DenoiserConfig, train.denoiser.architecture)._replace(**change)
+    network = make_network(config, image_shape(built))
     loss = settings.build(training.DiffusionLoss, train.denoiser.loss)
     optimiser = settings.build(OptimiserConfig, train.denoiser.optimiser)
     init_key, mean_key = jax.random.split(jax.random.key(0))
     count = data.measures.shape[0]
-    mean = jax.random.normal(mean_key, (count, *latent))
-    bank = LatentBank(mean, jnp.full(latent, 0.1), data.measures, data.weights)
-    params = network.init(init_key, jnp.zeros(latent), jnp.zeros(()), ask(data.measures[0]))["params"]
+    mean = jax.random.normal(mean_key, (count, *built.latent))
+    bank, _ = build_bank(
+        built, mean, jnp.full_like(mean, 0.1), data.measures, loss.noise, data.weights, np.arange(count)
+    )
+    params = network.init(init_key, bank.mean[0], jnp.zeros(()), ask(data.measures[0]))["params"]
 
     def loop(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
         step = partial(training.diffusion_step, network, loss, optimiser, mesh, bank)

@@ -1,9 +1,21 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.model.condition import Condition, ConditionEmbedding, ask, drop, fourier_features, joint_features, nothing
+from ldpol.model.condition import (
+    Condition,
+    ConditionEmbedding,
+    Drop,
+    ask,
+    drop,
+    fourier_features,
+    free,
+    joint_features,
+    nothing,
+)
 
 
 def test_nan_leaves_a_measure_free():
@@ -25,7 +37,7 @@ def test_gradient_reaches_given_measures_only():
 
 @pytest.mark.parametrize(("everything", "each", "kept"), [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)])
 def test_drop_certainties(everything, each, kept):
-    dropped = drop(jax.random.key(0), ask(jnp.array([0.3, 0.7])), everything=everything, each=each)
+    dropped = drop(jax.random.key(0), ask(jnp.array([0.3, 0.7])), Drop(everything, each))
     np.testing.assert_array_equal(dropped.given, [kept, kept])
     np.testing.assert_allclose(dropped.measures, np.array([0.3, 0.7], np.float32) * kept)
 
@@ -35,7 +47,7 @@ def test_drop_probabilities_are_those_asked_for():
     p, q, count = 0.2, 0.3, 20_000
     keys = jax.random.split(jax.random.key(1), count)
     condition = ask(jnp.array([0.3, 0.7]))
-    given = np.asarray(jax.jit(jax.vmap(lambda key: drop(key, condition, everything=p, each=q)))(keys).given)
+    given = np.asarray(jax.jit(jax.vmap(lambda key: drop(key, condition, Drop(p, q))))(keys).given)
     both, gone = given.all(1).mean(), (~given.any(1)).mean()
     tolerance = 4 * 0.5 / np.sqrt(count)
     assert abs(both - (1 - p) * (1 - q) ** 2) < tolerance
@@ -46,8 +58,33 @@ def test_drop_probabilities_are_those_asked_for():
 def test_drop_never_gives_what_was_free():
     condition = ask(jnp.array([jnp.nan, 0.5]))
     keys = jax.random.split(jax.random.key(0), 64)
-    given = jax.jit(jax.vmap(lambda key: drop(key, condition, everything=0.1, each=0.1)))(keys).given
+    given = jax.jit(jax.vmap(lambda key: drop(key, condition, Drop(0.1, 0.1))))(keys).given
     assert not given[:, 0].any() and given[:, 1].any()
+
+
+def test_commands_are_dropped_independently_and_measures_more_often_beside_them():
+    """P(quality kept) = 1 - q, P(text kept) = 1 - t; beside either, measures survive with 1 - beside, else always."""
+    how, count = Drop(everything=0.0, each=0.0, beside=0.7, quality=0.4, text=0.8), 20_000
+    condition = ask(jnp.array([0.3, 0.7]), 0.9, jnp.array([0.1, 0.6, 0.2]))
+    dropped = jax.jit(jax.vmap(lambda key: drop(key, condition, how)))(jax.random.split(jax.random.key(3), count))
+    quality, text = np.asarray(dropped.quality_given) > 0, np.asarray(dropped.text_given) > 0
+    tolerance = 4 * 0.5 / np.sqrt(count)
+    assert abs(quality.mean() - 0.6) < tolerance and abs(text.mean() - 0.2) < tolerance
+    assert abs((quality & text).mean() - 0.6 * 0.2) < tolerance
+    given, beside = np.asarray(dropped.given)[:, 0] > 0, quality | text
+    assert given[~beside].all()
+    assert abs(given[beside].mean() - 0.3) < 2 * tolerance
+    np.testing.assert_allclose(dropped.quality, 0.9 * quality, rtol=1e-6)
+    np.testing.assert_allclose(dropped.text, np.outer(text, [0.1, 0.6, 0.2]), rtol=1e-6)
+
+
+def test_nan_leaves_the_rank_free_and_free_keeps_the_form():
+    assert ask(jnp.zeros(2), jnp.nan).quality_given == 0.0 and ask(jnp.zeros(2), 0.0).quality_given == 1.0
+    silent = ask(jnp.zeros(2), None, jnp.full(3, jnp.nan))
+    assert silent.text_given == 0.0 and not silent.text.any() and ask(jnp.zeros(2), None, jnp.zeros(3)).text_given == 1
+    asked = ask(jnp.array([0.3, 0.7]), 0.4, jnp.ones(5))
+    assert jax.tree.map(jnp.shape, free(asked)) == jax.tree.map(jnp.shape, asked)
+    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), free(asked), nothing(2, words=5)))
 
 
 def test_fourier_features_by_hand():
@@ -92,3 +129,17 @@ def test_null_token_differs_from_any_value(embedding):
 def test_embedding_tells_the_slots_apart(embedding):
     one, other = embedding(ask(jnp.array([0.2, 0.8]))), embedding(ask(jnp.array([0.8, 0.2])))
     assert jnp.abs(one - other).max() > 1e-3
+
+
+def test_commands_are_seen_only_where_given_and_only_by_networks_that_take_them():
+    asked = ask(jnp.array([0.2, 0.8]), 0.4, jnp.ones(5))
+    module = ConditionEmbedding(8, 3, 4, True)
+    variables = jax.jit(module.init)(jax.random.key(0), asked)
+    embed = jax.jit(lambda condition: module.apply(variables, condition))
+    silent = dataclasses.replace(asked, quality_given=jnp.zeros(()), text_given=jnp.zeros(()))
+    for name, value in (("quality", jnp.asarray(0.9)), ("text", jnp.zeros(5))):
+        assert jnp.abs(embed(dataclasses.replace(asked, **{name: value})) - embed(asked)).max() > 1e-3
+        np.testing.assert_array_equal(embed(dataclasses.replace(silent, **{name: value})), embed(silent))
+    deaf = ConditionEmbedding(8, 3, 4)
+    variables = jax.jit(deaf.init)(jax.random.key(0), asked)
+    np.testing.assert_array_equal(deaf.apply(variables, asked), deaf.apply(variables, ask(jnp.array([0.2, 0.8]))))

@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from ldpol.model.bank import CaptionBank, Claimed, LatentBank, Spread, posterior_mean
 from ldpol.model.condition import Condition, ask, nothing
 from ldpol.model.diffusion import (
-    LatentBank,
     add_noise,
     compose,
     diffusion_loss,
     guide,
     loss_weight,
     make_schedule,
-    posterior_mean,
     precondition,
 )
 from ldpol.model.sampler import sample
@@ -113,12 +112,13 @@ def test_loss_of_the_perfect_denoiser_is_zero(name):
     assert loss == 0.0
 
 
-def by_quadrature(schedule, bank, spread, x, t, wanted):
-    """E[x_0 | x_t, wanted] by Bayes' rule on a grid of x_0, for latents of one number."""
+def by_quadrature(schedule, bank, spread, x, t, wanted, likelihood=None):
+    """E[x_0 | x_t, wanted] by Bayes' rule on a grid of x_0, for latents of one number; `likelihood` of other wishes."""
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     grid = np.linspace(-6, 6, 24001)
     prior = np.zeros_like(grid)
-    for mean, measures, weight in zip(*map(np.asarray, (bank.mean, bank.measures, bank.weights)), strict=True):
+    weights = np.asarray(bank.weights) * (1.0 if likelihood is None else likelihood)
+    for mean, measures, weight in zip(*map(np.asarray, (bank.mean, bank.measures, weights)), strict=True):
         asked = [norm.pdf(w, m, spread) for w, m in zip(wanted, measures, strict=True) if not np.isnan(w)]
         prior += weight * np.prod(asked) * norm.pdf(grid, mean.item(), bank.deviation.item())
     posterior = prior * norm.pdf(x, alpha * grid, sigma)
@@ -135,23 +135,56 @@ def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
         deviation=jnp.full((1, 1, 1), 0.15),
         measures=jnp.asarray(0.5 + 0.1 * rng.normal(size=(5, 2)), jnp.float32),
         weights=jnp.asarray([1.0, 0.5, 2.0, 1.0, 3.0]),
+        quality=jnp.linspace(0.1, 0.9, 5),
     )
     schedule, level, x = make_schedule(name), jnp.asarray(t), jnp.full((1, 1, 1), 0.3)
-    found = posterior_mean(schedule, bank, 0.1, x, level, ask(jnp.asarray(wanted)))
+    found = posterior_mean(schedule, bank, Spread(0.1, 0.05), x, level, ask(jnp.asarray(wanted)))
     np.testing.assert_allclose(found.item(), by_quadrature(schedule, bank, 0.1, 0.3, level, wanted), atol=2e-3)
+
+
+def test_posterior_mean_weighs_ranks_and_captions():
+    """A rank counts like a measure; a caption by the chance that its softened claims hold, one logistic an end."""
+    rng = np.random.default_rng(2)
+    traits, softness = rng.normal(size=(5, 2)), np.array([0.2, 0.3])
+    captions = CaptionBank(jnp.zeros((5, 1, 4)), Claimed(jnp.zeros((5, 1, 2)), jnp.zeros((5, 1, 2))), traits, softness)
+    bank = LatentBank(
+        mean=jnp.asarray(rng.normal(size=(5, 1, 1, 1)), jnp.float32),
+        deviation=jnp.full((1, 1, 1), 0.15),
+        measures=jnp.zeros((5, 1)),
+        weights=jnp.asarray([1.0, 0.5, 2.0, 1.0, 3.0]),
+        quality=jnp.linspace(0.1, 0.9, 5),
+        captions=captions,
+    )
+    claimed = Claimed(jnp.array([-0.3, -jnp.inf]), jnp.array([jnp.inf, 0.4]))
+    logistic = lambda value: 1 / (1 + np.exp(-value))  # noqa: E731
+    said = logistic((traits[:, 0] + 0.3) / 0.2) * logistic((0.4 - traits[:, 1]) / 0.3)
+    ranked = norm.pdf(0.6, np.linspace(0.1, 0.9, 5), 0.2)
+    schedule, level, x = make_schedule("flow"), jnp.asarray(0.4), jnp.full((1, 1, 1), 0.3)
+    free = jnp.full(1, jnp.nan)
+    for condition, likelihood in (
+        (ask(free, 0.6, jnp.zeros(4)), said * ranked),
+        (ask(free, None, jnp.zeros(4)), said),
+        (ask(free, 0.6, words=4), ranked),
+        (nothing(1, words=4), np.ones(5)),
+    ):
+        found = posterior_mean(schedule, bank, Spread(0.1, 0.2), x, level, condition, claimed)
+        expected = by_quadrature(schedule, bank, 0.1, 0.3, level, [np.nan], likelihood)
+        np.testing.assert_allclose(found.item(), expected, atol=2e-3)
 
 
 def test_posterior_mean_is_the_average_of_the_samples_it_stands_for():
     """Among draws that look alike, the average clean latent is the target: checked by sorting many draws into bins."""
     schedule, level, spread = make_schedule("flow"), jnp.asarray(0.5), 0.05
     mean = jnp.asarray([-1.0, 0.2, 1.1]).reshape(3, 1, 1, 1)
-    bank = LatentBank(mean, jnp.full((1, 1, 1), 0.1), jnp.full((3, 1), 0.5), jnp.ones(3))
+    bank = LatentBank(mean, jnp.full((1, 1, 1), 0.1), jnp.full((3, 1), 0.5), jnp.ones(3), jnp.zeros(3))
     rng = np.random.default_rng(1)
     clean = np.asarray(mean).ravel()[rng.integers(3, size=400_000)] + 0.1 * rng.normal(size=400_000)
     noisy = np.asarray(add_noise(schedule, clean, level, rng.normal(size=clean.shape)))
     for x in (-0.8, 0.0, 0.7):
         near = np.abs(noisy - x) < 0.02
-        target = posterior_mean(schedule, bank, spread, jnp.full((1, 1, 1), x), level, ask(jnp.full(1, 0.5)))
+        target = posterior_mean(
+            schedule, bank, Spread(spread, 0.1), jnp.full((1, 1, 1), x), level, ask(jnp.full(1, 0.5))
+        )
         np.testing.assert_allclose(target.item(), clean[near].mean(), atol=0.03)
 
 

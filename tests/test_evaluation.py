@@ -137,7 +137,7 @@ def test_generated_scores_are_sampled_policies_played(generator, mesh, spread): 
     given = jax.jit(lambda p, k: score_policies(task, act, p, k, **arguments))(policies, keys)
     for i in range(4):
         played = by_hand(i)
-        for scores in (found, given):
+        for scores in (found.score, given.score):
             np.testing.assert_allclose(scores.fitness[i], np.mean([s.fitness for s in played]), atol=1e-4)
             np.testing.assert_allclose(scores.measures[i], np.mean([s.measures for s in played], 0), atol=1e-5)
 

@@ -12,6 +12,7 @@ from ldpol import storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
+from ldpol.model.bank import Scaling, image_shape, split_image
 from ldpol.model.condition import nothing
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
@@ -26,8 +27,9 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
     """A generator of two measures with random weights everywhere: nothing is masked by an initial zero."""
     latent, none = jnp.zeros(AUTOENCODER.latent), nothing(2)
     decoder = jax.jit(Decoder(shape, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
-    network = make_network(NETWORK, AUTOENCODER.latent)
-    denoiser = jax.jit(network.init)(jax.random.key(1), latent, jnp.zeros(()), none)["params"]
+    network = make_network(NETWORK, image_shape(AUTOENCODER))
+    image = jnp.zeros(image_shape(AUTOENCODER))
+    denoiser = jax.jit(network.init)(jax.random.key(1), image, jnp.zeros(()), none)["params"]
     leaves, structure = jax.tree.flatten((decoder, denoiser))
     keys = jax.random.split(jax.random.key(2), len(leaves))
     shaken = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -35,8 +37,8 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
     return PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,
-        latent_mean=jnp.full(AUTOENCODER.latent, 0.1),
-        latent_scale=jnp.asarray(1.5),
+        scaling=Scaling(jnp.full(image_shape(AUTOENCODER), 0.1), jnp.array([1.5, 0.2])),
+        reader={},
         shape=shape,
         autoencoder=AUTOENCODER,
         network=NETWORK,
@@ -62,7 +64,7 @@ def draw(model, key, wanted=None):
 
 @jax.jit
 def draw_latent(model, key, condition, guidance=1.0):
-    return model.sample_latent(key, condition, guidance=guidance)
+    return model.sample_latent(key, condition, guidance=guidance)[0]
 
 
 def vector(tree):
@@ -92,7 +94,7 @@ def test_jit_is_eager_and_the_generator_is_a_pytree(generator):
     np.testing.assert_allclose(vector(jitted), vector(eager), atol=1e-4)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, generator)
     assert isinstance(doubled, PolicyGenerator) and doubled.grid == generator.grid
-    np.testing.assert_array_equal(doubled.latent_scale, 3.0)
+    np.testing.assert_allclose(doubled.scaling.scale, [3.0, 0.4])
 
 
 def test_vmap_is_a_loop(generator):
@@ -160,6 +162,17 @@ def draw_composed(model, key, measures, scales, decoded_as=None):
     return model.sample_composed(key, measures, scales, decoded_as=decoded_as)
 
 
+def test_measures_left_free_are_made_up_and_asked_ones_kept(generator):
+    """The image's last channel: asked measures replace what the denoiser painted, the others are its mean, clipped."""
+    painted = jnp.concatenate([jnp.arange(4.0).reshape(2, 2, 1), jnp.array([[0.2, 0.5], [0.4, 0.9]])[..., None]], -1)
+    one_free = generator.condition(jnp.array([0.0, jnp.nan]))
+    latent, measures = split_image(AUTOENCODER, painted, one_free)
+    np.testing.assert_array_equal(latent[..., 0], np.arange(4.0).reshape(2, 2))
+    np.testing.assert_allclose(measures, [0.5, 0.7], rtol=1e-6)
+    _, outside = split_image(AUTOENCODER, 3.0 * painted, generator.condition(None))
+    np.testing.assert_allclose(outside, [0.9, 1.0], rtol=1e-6)
+
+
 def test_one_condition_composed_is_a_sample(generator):
     key = jax.random.key(3)
     found = draw_composed(generator, key, WANTED[None], jnp.ones(1))
@@ -170,18 +183,19 @@ def test_composition_by_hand(generator):
     """Two sampling loops: the generator's, and one written out with the denoiser's three answers a step."""
     key, free = jax.random.key(4), jnp.nan
     measures, scales = jnp.array([[-0.5, free], [free, 3.0]]), jnp.array([1.5, -0.5])
-    told = jnp.array([0.2, free])
+    told = jnp.array([0.2, free])  # of -1 to 1: 0.6
 
     @jax.jit
     def by_hand(model):
         asked, none = [model.condition(one) for one in measures], model.condition(None)
-        x = jax.random.normal(key, AUTOENCODER.latent)
+        x = jax.random.normal(key, image_shape(AUTOENCODER))
         for t, after in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
             base = model.denoise(x, jnp.asarray(t), none)
             parts = [model.denoise(x, jnp.asarray(t), one) - base for one in asked]
             clean = base + 1.5 * parts[0] - 0.5 * parts[1]
             x = (1 - after) * clean + after * (x - (1 - t) * clean) / t
-        return model.decode(x * 1.5 + 0.1, model.condition(told))
+        made_up = 0.2 * x[..., -1].reshape(-1)[1::2].mean() + 0.1  # two measures take turns in four places
+        return model.decode(x[..., :-1] * 1.5 + 0.1, jnp.stack([0.6, jnp.clip(made_up, 0.0, 1.0)]))
 
     found = draw_composed(generator, key, measures, scales, told)
     np.testing.assert_allclose(vector(found), vector(by_hand(generator)), atol=1e-3)

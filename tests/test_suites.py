@@ -9,18 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_generator import make_generator
+from test_reader import make_speaking
 from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Archive, Grid
 from ldpol.evaluation.choosing import first, from_archive, from_generator
 from ldpol.evaluation.metrics import action_distance
-from ldpol.evaluation.reconstruction import score_generated
+from ldpol.evaluation.reconstruction import score_generated, score_policies
 from ldpol.evaluation.sequencing import play_sequences
 from ldpol.experiments import evaluate, passes, session
+from ldpol.experiments.reading import grammar_of
 from ldpol.experiments.settings import ConfigError, load_config
-from ldpol.experiments.suites import composition, cutout, guidance, sequencing
+from ldpol.experiments.suites import composition, cutout, guidance, language, sequencing
 from ldpol.experiments.suites.context import Context, renumber
+from ldpol.language.captions import captions
+from ldpol.language.claims import satisfied
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
 
@@ -43,7 +47,8 @@ def context(config, tmp_path_factory):
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), ELITES))
     play = passes.player(config, task, SHAPE)
     reference = jax.tree.map(np.asarray, play(policies, jax.random.split(jax.random.key(1), ELITES)))
-    reference = dataclasses.replace(reference, fitness=reference.fitness + 30.0)
+    traits = reference.traits
+    reference = dataclasses.replace(reference.score, fitness=reference.score.fitness + 30.0)
     states = np.random.default_rng(0).random((ELITES, 4, 3)).astype(np.float32)
     storage.save(workdir / "train" / "data", {"states": states, "filled": np.asarray(3)}, kind="dataset")
     kind = np.repeat([0, 2], [ELITES - 2, 2])
@@ -54,12 +59,20 @@ def context(config, tmp_path_factory):
         archive=Archive(policies, reference.fitness, reference.measures, grid=GRID, task="toy"),
         generator=jax.device_put(make_generator(SHAPE, GRID), copied_to(policy_mesh())),
         reference=reference,
+        traits=traits,
         kind=kind,
         box=((0.25, 0.25), (0.75, 0.5)),
         identity={"archive": "a", "model": "m"},
         play=play,
         timer=session.Timer(),
     )
+
+
+@pytest.fixture(scope="module")
+def speaking(context, tmp_path_factory):
+    """The same run with a generator that can read."""
+    model = jax.device_put(make_speaking(make_generator(SHAPE, GRID)), copied_to(policy_mesh()))
+    return dataclasses.replace(context, generator=model, workdir=tmp_path_factory.mktemp("speaking"))
 
 
 def test_guidance(context, config):
@@ -69,7 +82,7 @@ def test_guidance(context, config):
     chosen = context.choose(5, 4)
     wanted = context.reference.measures[chosen]
     keys = renumber(context.key(9), jnp.arange(5))
-    score = score_generated(context.generator, context.task, wanted, keys, episodes=2)
+    score = score_generated(context.generator, context.task, wanted, keys, episodes=2).score
     assert rows[0]["mem"] == pytest.approx(float(np.linalg.norm(score.measures - wanted, axis=1).mean()), abs=1e-5)
     worth = score.fitness.mean() / context.reference.fitness[chosen].mean()
     assert rows[0]["reward_ratio"] == pytest.approx(float(worth), abs=1e-4)
@@ -95,7 +108,7 @@ def test_composition(context):
     found = composition.run(context)
     wanted = context.reference.measures[context.choose(5, 7)]
     keys = renumber(context.key(9), jnp.arange(5))
-    score = score_generated(context.generator, context.task, wanted, keys, episodes=2)
+    score = score_generated(context.generator, context.task, wanted, keys, episodes=2).score
     expected = float(np.linalg.norm(score.measures - wanted, axis=1).mean())
     assert found["composition"]["joint"]["mem"] == pytest.approx(expected, abs=1e-5)
     assert found["free"]["policies"] == 5
@@ -146,6 +159,47 @@ def test_sequencing(context):
     with np.load(context.workdir / "eval" / "sequencing.npz") as traces:
         assert traces["generated_measures"].shape == (20, 2) and traces["nearest_elite_alive"].shape == (20,)
         np.testing.assert_array_equal(traces["targets"], wanted[0])
+
+
+def test_language(speaking):
+    """Every claim again, one policy at a time: the sentence read, a policy sampled and played with its pair's keys."""
+    found = language.run(speaking)
+    json.dumps(found, allow_nan=False)
+    rows, model, task = speaking.choose(8, 20), speaking.generator, speaking.task
+    grammar = grammar_of(task, speaking.traits[:-2])  # the last two lie in the box
+    names, draw = grammar.levels.names, jax.jit(lambda model, key, text: model.sample(key, text=text))
+    play = jax.jit(lambda policy, keys: score_policies(task, SHAPE.apply, policy, keys, episodes=2).traits)
+    for split in ("train", "held_out"):
+        hold, chance, made = 0, 0.0, 0
+        for i, row in enumerate(rows):
+            said = captions(grammar, speaking.traits[row], count=1, seed=(21, int(row)), split=split)[0]
+            keys = renumber(speaking.key(9), jnp.array([i]))
+            policy = draw(model, jax.random.split(keys[0])[0], model.read([said.text])[0])
+            traits = play(jax.tree.map(lambda leaf: leaf[None], policy), keys)[0]
+            hold += satisfied(said.claims, names, traits).sum()
+            chance += np.mean([satisfied(said.claims, names, one) for one in speaking.traits], 0).sum()
+            made += len(said.claims)
+        assert found["language"][f"{split}_satisfaction"] == pytest.approx(hold / made)
+        assert found["language"][split]["chance"]["value"] == pytest.approx(chance / made)
+        assert found["language"][split]["ceiling"]["value"] > found["language"][split]["chance"]["value"]
+    assert len(found["language"]["examples"]) == 2 * 2 and len(found["language"]["examples"][0]["claims"]) >= 1
+    assert [row["asked"] for row in found["quality"]] == [0.25, 0.75]
+
+
+def test_a_model_without_language_has_nothing_to_say(context):
+    assert language.run(context) == {"language": {}, "quality": []}
+
+
+def test_sequences_of_sentences(speaking):
+    """Sentences and the elites they are true of are played beside the rest, which they do not change."""
+    found = sequencing.run(speaking)["sequencing"]
+    json.dumps(found, allow_nan=False)
+    arrays = storage.load(speaking.workdir / "eval" / "passes" / "sequences", kind="scores")[0]
+    assert len(arrays["score"]["fitness"]) == 4 * 3
+    means = np.asarray(arrays["score"]["fitness"]).reshape(4, -1).mean(1)
+    assert found["language"]["generated"]["fitness"]["value"] == pytest.approx(means[2], abs=1e-3)
+    assert found["language"]["elite"]["fitness"]["value"] == pytest.approx(means[3], abs=1e-3)
+    assert found["nearest_elite"]["fitness"] == pytest.approx(means[1], abs=1e-3)
 
 
 def test_what_is_done_is_not_done_again(context, capsys):

@@ -8,9 +8,10 @@ import pytest
 
 from ldpol.model import autoencoder, training
 from ldpol.model.autoencoder import AutoencoderConfig
+from ldpol.model.bank import LatentBank
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset, elite_weights
-from ldpol.model.diffusion import LatentBank, make_schedule, precondition
+from ldpol.model.diffusion import make_schedule, precondition
 from ldpol.model.optimiser import OptimiserConfig, advance, make_optimiser, scan_steps, start_state
 from ldpol.model.sampler import sample
 from ldpol.model.training import AutoencoderLoss, DiffusionLoss
@@ -177,7 +178,7 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
     loss = DiffusionLoss(parametrisation=parametrisation, target=target, batch=64, drop_all=0.2, drop_each=0.0)
     optimiser = OptimiserConfig(steps=600, rate=1e-2, warmup=20, ema=0.98)
     params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), ask(measures[0]))["params"]
-    bank = LatentBank(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64))
+    bank = LatentBank(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64), jnp.linspace(0.0, 1.0, 64))
     step = partial(training.diffusion_step, network, loss, optimiser, one_device, bank)
     run = jax.jit(partial(scan_steps, step), static_argnames="steps")
     state, metrics = run(start_state(optimiser, params), jax.random.key(1), steps=600)
@@ -200,7 +201,7 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
 
 @pytest.mark.parametrize("change", [{"target": "mode"}, {"target": "posterior", "noise": 0.0}])
 def test_denoiser_targets_that_cannot_be(one_device, change):
-    bank = LatentBank(jnp.zeros((4, 2, 2, 1)), jnp.ones((2, 2, 1)), jnp.zeros((4, 1)), jnp.ones(4))
+    bank = LatentBank(jnp.zeros((4, 2, 2, 1)), jnp.ones((2, 2, 1)), jnp.zeros((4, 1)), jnp.ones(4), jnp.zeros(4))
     network = make_network(DenoiserConfig(network="mlp"), (2, 2, 1))
     with pytest.raises(ValueError, match="sample, or posterior with noise > 0"):
         training.diffusion_step(

@@ -69,15 +69,15 @@ def test_base_claims_are_all_that_captions_say(walker):
 def test_a_bank_holds_what_the_encoder_says(walker, static):
     grammar, table, claims, encoder = walker
     encoder = encoder if static else HashEncoder()
-    bank = make_bank(grammar, claims, table[:30], encoder, count=3, seed=5)
     written = [c for i in range(30) for c in captions(grammar, table[i], count=3, seed=(5, i))]
+    bank = make_bank(claims, written, encoder)
     tokens = encoder.tokens([caption.text for caption in written])
     np.testing.assert_array_equal(bank.mask, tokens.mask)
     np.testing.assert_array_equal(np.asarray(bank.vectors[bank.ids])[tokens.mask], tokens.embeddings[tokens.mask])
     assert len(np.unique(np.asarray(bank.vectors), axis=0)) == len(bank.vectors)
     for labels, caption in zip(np.asarray(bank.labels), written, strict=True):
         assert {claim for claim, label in zip(claims, labels, strict=True) if label} == set(caption.said)
-    again = make_bank(grammar, claims, table[:30], encoder, count=3, seed=5)
+    again = make_bank(claims, written, encoder)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), bank, again))
     if not static:
         np.testing.assert_array_equal(bank.neighbours, np.arange(len(bank.vectors))[:, None])
@@ -107,14 +107,16 @@ def test_neighbours_are_like_one_word_in_use_alone(walker):
 def test_claims_that_are_not_labels(walker):
     grammar, table, claims, encoder = walker
     with pytest.raises(ValueError, match="not among the labels.*forward speed"):
-        make_bank(grammar, claims[1:], table[:30], encoder, count=3, seed=5)
+        make_bank(claims[1:], captions(grammar, table[0], count=9, seed=5), encoder)
 
 
 @pytest.fixture(scope="module")
 def trained(walker):
     grammar, table, claims, encoder = walker
-    config = TowerConfig(hidden=16, captions=4, batch=64)
-    bank = make_bank(grammar, claims, table, encoder, count=config.captions, seed=0)
+    config = TowerConfig(hidden=16, batch=64)
+    bank = make_bank(
+        claims, [c for i, row in enumerate(table) for c in captions(grammar, row, count=4, seed=i)], encoder
+    )
     optimiser = OptimiserConfig(steps=200, rate=1e-2, warmup=10, ema=0.95)
     tower = make_tower(config, len(claims))
     traces = []

@@ -1,7 +1,7 @@
 """Measures to policies: the one object a user keeps. Save, load, export."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,16 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
+from flax import serialization, struct
 from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Grid
+from ldpol.language.reader import Language, language_from_json, language_to_json, read
+from ldpol.language.text import TextEncoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.condition import Condition, ask, joint, nothing
+from ldpol.model.bank import Scaling, image_shape, split_image
+from ldpol.model.condition import Condition, ask, joint
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.sampler import Method, sample
 from ldpol.model.unet import DenoiserConfig, make_network
@@ -35,8 +38,8 @@ class PolicyGenerator:
     Attributes:
       decoder: parameters of the hypernetwork.
       denoiser: parameters of the denoising network.
-      latent_mean: `[h, w, c]` mean of the latents over the whole archive.
-      latent_scale: `[]` their standard deviation.
+      scaling: from what the denoiser sees to latents and measures.
+      reader: parameters of the tower that reads text; empty for a model without language.
       shape: architecture of the policies.
       autoencoder: architecture of the decoder.
       network: architecture of the denoiser.
@@ -47,12 +50,13 @@ class PolicyGenerator:
       task: name of the task.
       settings: what the task was made with.
       steps, method, guidance: sampling defaults.
+      language: what the reader was trained on; None for a model without language.
     """
 
     decoder: PyTree
     denoiser: PyTree
-    latent_mean: Array
-    latent_scale: Array
+    scaling: Scaling
+    reader: PyTree
     shape: PolicyShape = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
     network: DenoiserConfig = struct.field(pytree_node=False)
@@ -65,12 +69,48 @@ class PolicyGenerator:
     steps: int = struct.field(pytree_node=False, default=5)
     method: Method = struct.field(pytree_node=False, default="ddim")
     guidance: float = struct.field(pytree_node=False, default=1.0)
+    language: Language | None = struct.field(pytree_node=False, default=None)
 
-    def condition(self, measures: Array | None) -> Condition:
-        """Scale measures `[M]` in task units to a condition; NaN leaves one free, None all."""
+    @property
+    def words(self) -> int:
+        """Size L of the text token, 0 for a model without language."""
+        return len(self.language.claims) if self.language else 0
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(h, w, C)` of what the denoiser makes."""
+        return image_shape(self.autoencoder)
+
+    def condition(
+        self, measures: Array | None = None, *, quality: float | Array | None = None, text: Array | None = None
+    ) -> Condition:
+        """Put wishes together, all of them optional.
+
+        Args:
+          measures: `[M]` in task units; NaN leaves one free, None all.
+          quality: `[]` which quantile of the archive's fitness, in [0, 1]; NaN or None leaves it free.
+          text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
+
+        Raises:
+          ValueError: for the wrong number of measures, text of another or no language or, outside of jit, values
+            outside their bounds.
+        """
         count = len(self.measure_names)
-        if measures is None:
-            return nothing(count)
+        if text is not None and text.shape != (self.words,):
+            raise ValueError(
+                f"this model of {self.task} was trained without language; ask for measures"
+                if not self.words
+                else f"expected the {self.words} numbers that `read` makes of one sentence, found shape {text.shape}"
+            )
+        if quality is not None and not isinstance(quality, jax.core.Tracer) and not 0 <= float(quality) <= 1:
+            if not np.isnan(float(quality)):
+                raise ValueError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
+        scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
+        return ask(scaled, quality, text, words=self.words)
+
+    def _scaled(self, measures: Array) -> Array:
+        """Scale measures `[M]` in task units to [0, 1]."""
+        count = len(self.measure_names)
         measures = jnp.asarray(measures, jnp.float32)
         if measures.shape != (count,):
             raise ValueError(
@@ -93,33 +133,33 @@ class PolicyGenerator:
             if outside:
                 raise ValueError(f"measures outside their bounds: {'; '.join(outside)}")
         low, high = jnp.asarray(self.grid.low), jnp.asarray(self.grid.high)
-        return ask((measures - low) / (high - low))
+        return (measures - low) / (high - low)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
-        """Return the trained estimate of the clean standardised latent `[h, w, c]`; a `Denoise` function.
+        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
 
         Args:
-          x: `[h, w, c]` the noisy latent.
+          x: `[h, w, C]` the noisy image.
           t: `[]` its noise level.
           condition: what is asked for.
         """
-        network = partial(make_network(self.network, self.autoencoder.latent).apply, {"params": self.denoiser})
+        network = partial(make_network(self.network, self.image_shape).apply, {"params": self.denoiser})
         denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
         return denoise(x, t, condition)
 
     def _draw(
         self, key: Key, denoise: Denoise, condition: Condition, steps: int | None, method: Method | None
-    ) -> Array:
-        latent = sample(
+    ) -> tuple[Array, Array]:
+        drawn = sample(
             key,
             denoise,
             make_schedule(self.schedule),
             condition,
-            self.autoencoder.latent,
+            self.image_shape,
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        return latent * self.latent_scale + self.latent_mean
+        return split_image(self.autoencoder, self.scaling.apply(drawn), condition)
 
     def sample_latent(
         self,
@@ -129,20 +169,25 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
-    ) -> Array:
-        """Draw one latent `[h, w, c]` for a condition; arguments as in `sample`."""
+    ) -> tuple[Array, Array]:
+        """Draw one latent `[h, w, c]` for a condition, and all measures `[M]` in [0, 1] that go with it.
+
+        Measures that were asked for are returned as they were asked; arguments as in `sample`.
+        """
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         return self._draw(key, denoise, condition, steps, method)
 
-    def decode(self, latent: Array, condition: Condition) -> Params:
-        """Turn one latent `[h, w, c]` into policy parameters."""
-        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, condition)
+    def decode(self, latent: Array, measures: Array) -> Params:
+        """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
+        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, ask(measures))
 
     def sample(
         self,
         key: Key,
         measures: Array | None = None,
         *,
+        quality: float | Array | None = None,
+        text: Array | None = None,
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
@@ -151,17 +196,53 @@ class PolicyGenerator:
 
         Args:
           key: one key, one policy.
-          measures: `[M]` in task units; NaN leaves a measure free; None asks for nothing.
+          measures: `[M]` in task units; NaN leaves a measure free; None all of them.
+          quality: `[]` which quantile of the archive's fitness; NaN or None leaves it free.
+          text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
           guidance: strength of the condition; 1 is the model as trained.
           steps: integration steps.
           method: `ddim` or `heun`.
 
         Raises:
-          ValueError: if measures have the wrong shape or, outside of jit, lie outside their bounds.
+          ValueError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
         """
-        condition = self.condition(measures)
-        latent = self.sample_latent(key, condition, guidance=guidance, steps=steps, method=method)
-        return self.decode(latent, condition)
+        condition = self.condition(measures, quality=quality, text=text)
+        return self.decode(*self.sample_latent(key, condition, guidance=guidance, steps=steps, method=method))
+
+    def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
+        """Read sentences, on the host: what `sample` takes as `text`, one row a sentence.
+
+        Args:
+          texts: n sentences.
+          encoder: None loads the one the model was trained with.
+
+        Returns:
+          `[n, L]` how sure the model is of each of its claims; `language.describe` says them in words.
+
+        Raises:
+          ValueError: if the model has no language, or a text is empty, too long or of unknown words only; where only
+            some are unknown there is a warning.
+        """
+        if self.language is None:
+            raise ValueError(f"this model of {self.task} was trained without language; ask for measures")
+        return read(self.language, self.reader, texts, encoder)
+
+    def from_text(
+        self, key: Key, text: str, measures: Array | None = None, *, encoder: TextEncoder | None = None, **how: Any
+    ) -> Params:
+        """Draw the parameters of one policy that behaves as a sentence says; not to be jitted, see `read`.
+
+        Args:
+          key: one key, one policy.
+          text: such as "hop on the left leg, fast".
+          measures: `[M]` in task units to ask for beside it.
+          encoder: as in `read`.
+          how: further arguments of `sample`.
+
+        Raises:
+          ValueError: as `read` and `sample`.
+        """
+        return self.sample(key, measures, text=self.read([text], encoder)[0], **how)
 
     def sample_composed(
         self,
@@ -179,8 +260,9 @@ class PolicyGenerator:
           key: one key, one policy.
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
           scales: `[K]` their strengths.
-          decoded_as: `[M]` what the decoder, which sees measures too, is told. None: the joint of the conditions with
-            positive scales, which must not name the same measure.
+          decoded_as: `[M]` what the decoder, which sees measures too, is told; where NaN, what the denoiser makes up
+            beside the latent. None: the joint of the conditions with positive scales, which must not name the same
+            measure.
           steps: integration steps.
           method: `ddim` or `heun`.
 
@@ -196,8 +278,7 @@ class PolicyGenerator:
             )
         conditions = [self.condition(one) for one in measures]
         told = joint(conditions, scales) if decoded_as is None else self.condition(decoded_as)
-        latent = self._draw(key, compose(self.denoise, conditions, scales), told, steps, method)
-        return self.decode(latent, told)
+        return self.decode(*self._draw(key, compose(self.denoise, conditions, scales), told, steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""
@@ -234,8 +315,8 @@ class PolicyGenerator:
 
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, wanted: Array) -> Params:
-                condition = ask((wanted - low) / (high - low))
-                return self.decode(self.sample_latent(jax.random.wrap_key_data(key), condition), condition)
+                condition = ask((wanted - low) / (high - low), words=self.words)
+                return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition))
 
             return jax.vmap(one)(keys, measures)
 
@@ -256,7 +337,9 @@ def load(path: Path | str) -> PolicyGenerator:
     arrays, about = storage.load(Path(path), kind=KIND)
     try:
         static = {name: parse(about[name]) for name, parse in _PARSERS.items()}
-        return PolicyGenerator(**jax.tree.map(jnp.asarray, arrays), **static)
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        scaling = Scaling(**arrays.pop("scaling"))
+        return PolicyGenerator(**arrays, scaling=scaling, **static)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the generator at {path} lacks or has unknown settings: {error}") from error
 
@@ -282,17 +365,21 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "steps": int,
     "method": str,
     "guidance": float,
+    "language": lambda value: None if value is None else language_from_json(value),
 }
 
 
 def _arrays(generator: PolicyGenerator) -> dict[str, PyTree]:
     names = [field.name for field in dataclasses.fields(generator) if field.metadata.get("pytree_node", True)]
-    return {name: getattr(generator, name) for name in names}
+    return serialization.to_state_dict({name: getattr(generator, name) for name in names})
 
 
 def _settings(generator: PolicyGenerator) -> dict[str, Any]:
     settings = {}
     for name in _PARSERS:
         value = getattr(generator, name)
+        if isinstance(value, Language):
+            settings[name] = language_to_json(value)
+            continue
         settings[name] = value._asdict() if hasattr(value, "_asdict") else dict(value) if name == "settings" else value
     return settings

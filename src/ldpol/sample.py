@@ -1,4 +1,4 @@
-"""`python -m ldpol.sample --model FOLDER --measures 0.2,0.7 --out policy`: one policy, and a film of it.
+"""`python -m ldpol.sample --model FOLDER --text "walk slowly" --out policy`: one policy, and a film of it.
 
 What it writes loads in three lines:
 
@@ -24,6 +24,7 @@ KIND = "policy"
 EPILOG = """\
 example:
   python -m ldpol.sample --model runs/demo/model --measures 0.2,0.7 --out policy
+  python -m ldpol.sample --model runs/demo/model --text "hop on the left leg, fast" --out hopper
 
 writes the folder `policy` (numbers and a manifest, no code) and `policy.html`, which opens offline. To load it:
   from ldpol.sample import load_policy
@@ -42,13 +43,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="what the train stage wrote")
-    parser.add_argument("--measures", required=True, metavar="X,Y", help="one number a measure; nan leaves it free")
+    parser.add_argument("--measures", metavar="X,Y", help="one number a measure; nan leaves it free")
+    parser.add_argument("--text", metavar="SENTENCE", help="what it should do, in English")
+    parser.add_argument("--quality", type=float, metavar="Q", help="quantile of the archive's fitness, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder of the policy; also PATH.html")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
     parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--episodes", type=int, default=10, help="to measure it with (default: 10)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.measures is None and options.text is None and options.quality is None:
+        parser.error("say what to sample: --measures, --text or --quality, or several of them")
+    return options
 
 
 def numbers(text: str) -> list[float]:
@@ -76,7 +82,7 @@ def check(model: "PolicyGenerator", measures: list[float], options: argparse.Nam
             f"this model of {model.task} takes {len(model.measure_names)} measures ({names}), found {len(measures)}; "
             "give one number each, nan to leave one free"
         )
-    model.condition(measures)  # type: ignore[arg-type]
+    model.condition(measures, quality=options.quality)  # type: ignore[arg-type]
     for name, value, least in (("episodes", options.episodes, 1), ("steps", options.steps, 1)):
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, found {value}")
@@ -112,19 +118,22 @@ def run(options: argparse.Namespace) -> str:
     from ldpol import generator, storage
     from ldpol.evaluation.film import film
     from ldpol.experiments import session
+    from ldpol.language.understanding import describe_understanding
     from ldpol.report.animation import render_animation
 
-    measures = numbers(options.measures)
     model = generator.load(options.model)
+    free = [math.nan] * len(model.measure_names)
+    measures = free if options.measures is None else numbers(options.measures)
     check(model, measures, options)
+    text = None if options.text is None else model.read([options.text])[0]
     task = make_task(model)
     sample_key, play_key = jax.random.split(jax.random.key(options.seed))
     wanted = jnp.asarray(measures, jnp.float32)
-    how = {name: value for name in ("guidance", "steps") if (value := getattr(options, name)) is not None}
+    how = {name: value for name in ("quality", "guidance", "steps") if (value := getattr(options, name)) is not None}
 
     @jax.jit
-    def draw(model: Any, key: Any, wanted: Any) -> Any:
-        return model.sample(key, wanted, **how)
+    def draw(model: Any, key: Any, wanted: Any, text: Any) -> Any:
+        return model.sample(key, wanted, text=text, **how)
 
     @jax.jit
     def play(policy: Any, keys: Any) -> Any:
@@ -132,7 +141,7 @@ def run(options: argparse.Namespace) -> str:
         return scores, jax.tree.map(lambda leaf: leaf[0], films)
 
     with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
-        policy = draw(model, sample_key, wanted)
+        policy = draw(model, sample_key, wanted, text)
         scores, shown = jax.tree.map(np.asarray, play(policy, jax.random.split(play_key, options.episodes)))
     spread = {name: (getattr(scores, name).mean(0), getattr(scores, name).std(0)) for name in ("measures", "fitness")}
     about = {
@@ -141,6 +150,8 @@ def run(options: argparse.Namespace) -> str:
         "shape": model.shape._asdict(),
         "measure_names": list(model.measure_names),
         "asked": [None if math.isnan(value) else value for value in measures],
+        "text": options.text,
+        "quality": options.quality,
         "reached": spread["measures"][0].tolist(),
         "fitness": float(spread["fitness"][0]),
         "episodes": options.episodes,
@@ -149,7 +160,12 @@ def run(options: argparse.Namespace) -> str:
         "steps": model.steps if options.steps is None else options.steps,
     }
     storage.save(options.out, policy, kind=KIND, about=about)
-    lines = {
+    lines = {}
+    if text is not None:
+        lines |= {"text": options.text, "read as": describe_understanding(model.language.claims, np.asarray(text))}
+    if options.quality is not None:
+        lines["quality"] = f"{options.quality:g} of the archive's fitness asked for"
+    lines |= {
         "asked": _listed(model.measure_names, [("free" if math.isnan(v) else f"{v:.3f}") for v in measures]),
         "reached": _listed(
             model.measure_names, [f"{m:.3f} ± {s:.3f}" for m, s in zip(*spread["measures"], strict=True)]

@@ -9,14 +9,16 @@ one step before the end, and T - 1 changes between them; speed and cadence are o
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
 from ldpol.rollout import Recorder
 from ldpol.tasks import Task, TaskState, Torso
-from ldpol.types import Array, Key, Score
+from ldpol.types import Array, Behaviour, Key, PyTree, Score, mean_score
 
 
 class Trait(NamedTuple):
@@ -173,3 +175,22 @@ def _asymmetry(task: Task, contacts: Array) -> Array:
 def describe(task: Task, score: Score, sums: TraitSums) -> Array:
     """Put one episode's traits and measures side by side `[K + M]`, in the order of `columns(task)`."""
     return jnp.concatenate([summarise(task, sums), score.measures])
+
+
+def observe(task: Task) -> Recorder | None:
+    """Return the recorder whose record `behave` reads; None for a task without a torso, which has no traits."""
+    return None if task.torso is None else watch(task)
+
+
+def behave(task: Task, score: Score, record: PyTree) -> Behaviour:
+    """Average the episodes of one policy.
+
+    Args:
+      task: the task.
+      score: `[E]` of its episodes.
+      record: of the recorder `observe(task)`, leading axis E; anything for a task without a torso.
+    """
+    traits = jnp.zeros(0)
+    if task.torso is not None:
+        traits = jax.vmap(partial(describe, task))(score, record).mean(0)
+    return Behaviour(mean_score(score), traits)

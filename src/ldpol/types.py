@@ -28,6 +28,19 @@ class Score:
     length: Array
 
 
+@struct.dataclass
+class Behaviour:
+    """What a policy is worth and how it moves, means over several episodes.
+
+    Attributes:
+      score: the mean score.
+      traits: `[C]` the task's traits and then its measures, see `traits.columns`; empty for a task without a torso.
+    """
+
+    score: Score
+    traits: Array
+
+
 def mean_score(score: Score, axis: int = -1) -> Score:
     """Average the scores `[N, E]` of several episodes into one `Score` `[N]`.
 

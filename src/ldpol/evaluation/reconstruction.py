@@ -1,6 +1,7 @@
 """Ask for behaviours, sample one policy each, play it: condition to score in one program."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax.sharding import Mesh
@@ -8,7 +9,8 @@ from jax.sharding import Mesh
 from ldpol.generator import PolicyGenerator
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
+from ldpol.traits import behave, observe
+from ldpol.types import Array, Behaviour, Key, Params, PyTree
 
 
 def sample_policies(sample: Callable[[Key, PyTree], Params], requests: PyTree, keys: Key) -> Params:
@@ -34,7 +36,7 @@ def score_generated(
     episodes: int,
     config: RolloutConfig = RolloutConfig(),
     mesh: Mesh | None = None,
-) -> Score:
+) -> Behaviour:
     """Sample one policy a condition and play it.
 
     Args:
@@ -47,7 +49,7 @@ def score_generated(
       mesh: devices that share the N policies.
 
     Returns:
-      Mean `Score` `[N]`.
+      Mean `Behaviour` `[N]`.
     """
     policies = sample_policies(generator.sample, measures, keys)
     return score_policies(task, generator.apply, policies, keys, episodes=episodes, config=config, mesh=mesh)
@@ -62,10 +64,12 @@ def score_policies(
     episodes: int,
     config: RolloutConfig = RolloutConfig(),
     mesh: Mesh | None = None,
-) -> Score:
-    """Play given policies as `score_generated` plays sampled ones; mean `Score` `[N]`."""
+) -> Behaviour:
+    """Play given policies as `score_generated` plays sampled ones; mean `Behaviour` `[N]`."""
     _, play_keys = _split(keys)
-    return mean_score(evaluate(task, apply, policies, play_keys, episodes=episodes, config=config, mesh=mesh))
+    recorder, how = observe(task), {"episodes": episodes, "config": config, "mesh": mesh}
+    played = evaluate(task, apply, policies, play_keys, recorder=recorder, **how)
+    return jax.vmap(partial(behave, task))(*(played if recorder else (played, None)))
 
 
 def _split(keys: Key) -> tuple[Key, Key]:

@@ -121,7 +121,7 @@ def run(config: Config, workdir: Path) -> None:
         f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, "
         f"best {last['best']:.0f}, {last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
     )
-    again = summarise(grid, passes.reference(config, workdir, archive), task.fitness_offset)
+    again = summarise(grid, passes.reference(config, workdir, archive).score, task.fitness_offset)
     session.say(
         f"archive: played again, {config.eval.episodes} episodes each: {again['cells']:.0f} cells, "
         f"QD score {again['qd_score']:.4g}, best {again['best']:.0f}"

@@ -5,6 +5,7 @@ import difflib
 from ml_collections import ConfigDict
 
 from ldpol.experiments.settings import Config
+from ldpol.language.understanding import TowerConfig
 from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.optimiser import OptimiserConfig
 from ldpol.model.training import AutoencoderLoss, DiffusionLoss
@@ -76,6 +77,13 @@ def base(task: str) -> Config:
                 "loss": DiffusionLoss()._asdict(),
                 "optimiser": OptimiserConfig(steps=8000, rate=2e-3, ema=0.999)._asdict(),
             },
+            # Captions an elite; 0: a model without language. The encoder is wordllama, or a folder for transformers.
+            "language": {
+                "captions": 12,
+                "encoder": "wordllama",
+                "tower": TowerConfig()._asdict(),
+                "optimiser": OptimiserConfig(steps=3000)._asdict(),
+            },
             "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,
             "checkpoint_seconds": 20.0,
@@ -83,7 +91,9 @@ def base(task: str) -> Config:
     )
     config.eval = ConfigDict(
         {
-            "suites": ("reconstruction",),  # and guidance, composition, sequencing, cutout, each for minutes more
+            "suites": (
+                "reconstruction",
+            ),  # and guidance, composition, language, sequencing, cutout, each for minutes more
             "episodes": 10,  # a policy, in all suites but sequencing
             "unseen": 600,
             "uniform": 1024,
@@ -107,6 +117,7 @@ def base(task: str) -> Config:
                 "tolerance": 0.0,  # distances in the same multiple of it count as equal, so that reward decides
                 "chunk": 20,  # sequences between two lines of progress
             },
+            "language": {"elites": 256, "ranks": 5, "draws": 51, "examples": 6},
             "cutout": {"draws": 10},  # policies a cell of the box
         }
     )
@@ -144,7 +155,7 @@ def vary(config: Config, variant: str) -> Config:
 
 def _smoke(config: Config) -> None:
     """Everything once, in about a minute; the numbers mean nothing."""
-    config.eval.suites = ("reconstruction", "guidance", "composition", "sequencing", "cutout")
+    config.eval.suites = ("reconstruction", "guidance", "composition", "language", "sequencing", "cutout")
     config.task.episode_length = 50
     config.policy.hidden = (16, 16)
     config.rollout.chunk = 64
@@ -163,10 +174,13 @@ def _smoke(config: Config) -> None:
     config.train.denoiser.optimiser.steps = 60
     config.train.denoiser.architecture.update(channels=(8, 16), embedding=16, joint=8)
     config.train.denoiser.loss.batch = 64
+    config.train.language.captions = 2
+    config.train.language.optimiser.steps = 20
     config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     config.eval.update(episodes=2, unseen=16, uniform=64)
     config.eval.guidance.update(scales=(1.0, 2.0), conditions=16, diverse=2, samples=2, observations=8)
     config.eval.composition.conditions = 8
+    config.eval.language.update(elites=8, ranks=2, draws=4, examples=2)
     config.eval.sequencing.update(
         sequences=4, segments=2, episodes=2, settle=5, candidates=2, look_ahead_episodes=1, chunk=8
     )
@@ -195,6 +209,7 @@ def _accelerator(config: Config) -> None:
     config.eval.update(episodes=50, unseen=10000, uniform=10000)
     config.eval.guidance.update(scales=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0), conditions=2048, diverse=256, samples=16)
     config.eval.composition.conditions = 2048
+    config.eval.language.update(elites=2048, draws=400)
     config.eval.sequencing.update(sequences=1000, look_ahead_episodes=50, chunk=200)
     config.eval.cutout.draws = 50
 
@@ -208,9 +223,7 @@ def _paper(config: Config) -> None:
     config.train.autoencoder.architecture.update(
         latent=(4, 4, 4), head="matrix", context=16, layers=0, hidden=16, octaves=0, encoder="convolution"
     )
-    config.train.autoencoder.loss.update(
-        kind="parameters", kl=1e-6, policies=32, states=1, drop_all=0.0, drop_each=0.0, noise=0.0
-    )
+    config.train.autoencoder.loss.update(kind="parameters", kl=1e-6, policies=32, states=1, noise=0.0)
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
@@ -218,6 +231,7 @@ def _paper(config: Config) -> None:
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100
+    config.train.language.captions = 0
 
 
 def _published_ppga(config: Config) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 from ldpol import storage
 from ldpol.experiments import session, settings
 from ldpol.experiments.settings import Config
-from ldpol.experiments.suites import composition, cutout, guidance, reconstruction, sequencing
+from ldpol.experiments.suites import composition, cutout, guidance, language, reconstruction, sequencing
 from ldpol.experiments.suites.context import Context, at_least, open_run
 
 SUITES: dict[str, ModuleType] = {
     "reconstruction": reconstruction,
     "guidance": guidance,
     "composition": composition,
+    "language": language,
     "sequencing": sequencing,
     "cutout": cutout,
 }

@@ -15,7 +15,7 @@ from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, over_chunks, policy_mesh
 from ldpol.tasks import Task
-from ldpol.types import Key, PyTree, Score
+from ldpol.types import Behaviour, Key, PyTree, Score
 
 T = TypeVar("T")
 
@@ -26,8 +26,8 @@ def common(config: Config) -> dict[str, Any]:
     return {"episodes": config.eval.episodes, "config": device, "mesh": policy_mesh()}
 
 
-def player(config: Config, task: Task, shape: PolicyShape) -> Callable[[PyTree, Key], Score]:
-    """Return the compiled scorer of given policies, `(policies, keys) -> Score [N]`."""
+def player(config: Config, task: Task, shape: PolicyShape) -> Callable[[PyTree, Key], Behaviour]:
+    """Return the compiled player of given policies, `(policies, keys) -> Behaviour [N]`."""
     return jax.jit(lambda policies, keys: score_policies(task, shape.apply, policies, keys, **common(config)))
 
 
@@ -43,9 +43,9 @@ def check(folder: Path, config: Config, sections: tuple[str, ...]) -> None:
             session.check_equal(stored, settings.restrict(now, stored), folder.parent)
 
 
-def as_score(arrays: dict[str, Any]) -> Score:
-    """Return the `Score` that was stored."""
-    return Score(**arrays)
+def as_behaviour(arrays: dict[str, Any]) -> Behaviour:
+    """Return the `Behaviour` that was stored."""
+    return Behaviour(Score(**arrays["score"]), arrays["traits"])
 
 
 def run(
@@ -60,7 +60,7 @@ def run(
     *,
     size: int | None = None,
     unit: str = "policy",
-    restore: Callable[[dict[str, Any]], T] = as_score,
+    restore: Callable[[dict[str, Any]], T] = as_behaviour,
 ) -> T:
     """Run a program over all rows of `inputs`, or read what an earlier run with the same `about` left at `path`.
 
@@ -93,14 +93,14 @@ def run(
     return result
 
 
-def reference(config: Config, workdir: Path, archive: Archive) -> Score:
+def reference(config: Config, workdir: Path, archive: Archive) -> Behaviour:
     """Play the elites again, as the evaluation will: what the archive is worth, and what training takes as labels.
 
     What the search stored are single draws that won their cell, many of them by luck. The scores lie in
     `archive/again`; whoever comes first, the archive stage or one that was handed an archive, makes them.
 
     Returns:
-      Mean `Score` `[N]` over `config.eval.episodes` episodes a policy.
+      Mean `Behaviour` `[N]` over `config.eval.episodes` episodes a policy.
     """
     task, shape, _ = session.make_setting(config)
     about = {

@@ -12,17 +12,18 @@ import numpy as np
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.archive import Archive
-from ldpol.experiments import passes, session, settings
+from ldpol.experiments import passes, reading, session, settings
 from ldpol.experiments.settings import Config
 from ldpol.generator import PolicyGenerator
+from ldpol.language.reader import Language
 from ldpol.model import autoencoder, optimiser, training
-from ldpol.model.condition import ask
+from ldpol.model.bank import CaptionBank, LatentBank, build_bank, image_shape
+from ldpol.model.condition import ask, nothing
 from ldpol.model.dataset import Dataset, elite_weights
-from ldpol.model.diffusion import LatentBank, standardise
 from ldpol.model.optimiser import OptimiserConfig, TrainState
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
-from ldpol.types import Array, Key, Params, PyTree, Score
+from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
 SECTIONS = ("seed", "task", "policy", "train")
 
@@ -78,17 +79,21 @@ def run(config: Config, workdir: Path) -> None:
     trained = archives.take(archive, rows)
     labels = jax.tree.map(lambda leaf: leaf[rows], passes.reference(config, workdir, archive))
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    collect_key, auto_key, dagger_key, denoiser_key = jax.random.split(key, 4)
-    data = stage.collect(trained, labels, collect_key)
+    collect_key, auto_key, dagger_key, denoiser_key, reader_key = jax.random.split(key, 5)
+    data = stage.collect(trained, labels.score, collect_key)
     params, data = stage.train_autoencoder(trained, data, auto_key, dagger_key)
+    language, reader, captions = stage.train_reader(labels, reader_key)
+    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(labels.score.fitness)
     mean, deviation = stage.encode(params, trained)
-    bank, centre, scale = standardise(mean, deviation, data.measures, data.weights)
+    bank, scaling = build_bank(
+        stage.autoencoder, mean, deviation, data.measures, noise, data.weights, fitness, captions
+    )
     denoiser = stage.train_denoiser(bank, denoiser_key)
     generator = PolicyGenerator(
         decoder=params["decoder"],
         denoiser=denoiser,
-        latent_mean=centre,
-        latent_scale=scale,
+        scaling=scaling,
+        reader=reader,
         shape=shape,
         autoencoder=stage.autoencoder,
         network=stage.network,
@@ -101,6 +106,7 @@ def run(config: Config, workdir: Path) -> None:
         steps=config.train.sampler.steps,
         method=config.train.sampler.method,
         guidance=config.train.sampler.guidance,
+        language=language,
     )
     stage.finish(generator)
 
@@ -282,14 +288,25 @@ class _Stage:
         one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
         return jax.jit(jax.vmap(one, (None, 0, 0)))(params["decoder"], latents, measures)
 
+    def train_reader(self, labels: Behaviour, key: Key) -> tuple[Language | None, PyTree, CaptionBank | None]:
+        """Learn to read captions of the elites, unless the config or the task has none."""
+        if not self.config.language.captions or self.task.torso is None:
+            return None, {}, None
+
+        def train(step: Any, state: TrainState, key: Key, steps: int, inputs: PyTree) -> TrainState:
+            return self._steps("reader", step, state, key, steps, steps, {}, inputs)
+
+        return reading.train_reader(self.config.language, self.task, np.asarray(labels.traits), key, train)
+
     def train_denoiser(self, bank: LatentBank, key: Key) -> PyTree:
         """Train the denoiser on all latents; returns its averaged parameters."""
         section = self.config.denoiser
         descent = settings.build(OptimiserConfig, section.optimiser)
         loss = settings.build(training.DiffusionLoss, section.loss)
-        network = make_network(self.network, self.autoencoder.latent)
+        network = make_network(self.network, image_shape(self.autoencoder))
         init_key, train_key = jax.random.split(key)
-        one = (jnp.zeros(self.autoencoder.latent), jnp.zeros(()), ask(bank.measures[0]))
+        words = 0 if bank.captions is None else bank.captions.texts.shape[-1]
+        one = (bank.mean[0], jnp.zeros(()), nothing(self.task.measures, words=words))
         state = optimiser.start_state(descent, jax.jit(network.init)(init_key, *one)["params"])
         inputs = jax.device_put(bank, copied_to(self.trainers))
 

@@ -111,7 +111,7 @@ def _grades(values: NDArray, scale: Scale) -> dict[Grade, tuple[float, float]]:
 def levels_to_json(levels: Levels) -> dict[str, Any]:
     """Return the levels as JSON-able values; an infinite end is None."""
     grades = {
-        name: {grade: [_finite(end) for end in interval] for grade, interval in found.items()}
+        name: {grade: bounds_to_json(*interval) for grade, interval in found.items()}
         for name, found in levels.grades.items()
     }
     return {
@@ -129,7 +129,8 @@ def levels_from_json(value: Mapping[str, Any]) -> Levels:
     """
     try:
         grades = {
-            name: {grade: _ends(ends) for grade, ends in found.items()} for name, found in value["grades"].items()
+            name: {grade: bounds_from_json(ends) for grade, ends in found.items()}
+            for name, found in value["grades"].items()
         }
         spans = {name: (float(low), float(high)) for name, (low, high) in value["spans"].items()}
         return Levels(tuple(value["names"]), grades, spans)
@@ -139,10 +140,12 @@ def levels_from_json(value: Mapping[str, Any]) -> Levels:
         ) from error
 
 
-def _finite(end: float) -> float | None:
-    return end if math.isfinite(end) else None
+def bounds_to_json(low: float, high: float) -> list[float | None]:
+    """Return the ends of an interval as JSON values; an infinite one is None."""
+    return [end if math.isfinite(end) else None for end in (low, high)]
 
 
-def _ends(interval: Sequence[float | None]) -> tuple[float, float]:
-    low, high = interval
+def bounds_from_json(ends: Sequence[float | None]) -> tuple[float, float]:
+    """Return the ends that `bounds_to_json` wrote."""
+    low, high = ends
     return (-math.inf if low is None else float(low), math.inf if high is None else float(high))

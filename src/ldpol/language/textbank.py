@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from ldpol.language.captions import Caption, Grammar, captions
+from ldpol.language.captions import Caption
 from ldpol.language.claims import Claim
-from ldpol.language.lexicon import Split
 from ldpol.language.text import TextEncoder, WordLlamaEncoder
 from ldpol.types import Array
 
@@ -36,34 +35,17 @@ class TextBank:
     neighbours: Array
 
 
-def make_bank(
-    grammar: Grammar,
-    claims: Sequence[Claim],
-    behaviours: ArrayLike,
-    encoder: TextEncoder,
-    *,
-    count: int,
-    seed: int,
-    split: Split = "train",
-) -> TextBank:
-    """Write captions for every elite and encode them.
+def make_bank(claims: Sequence[Claim], written: Sequence[Caption], encoder: TextEncoder) -> TextBank:
+    """Encode captions and label them.
 
     Args:
-      grammar: of the task and the archive.
       claims: the L labels, from `base_claims`.
-      behaviours: `[N, K + M]`.
+      written: C captions.
       encoder: any; words are swapped only for one that offers its vocabulary.
-      count: captions an elite.
-      seed: decides the words.
-      split: whose words.
 
     Raises:
       ValueError: if there are no captions, or one makes a claim that is not among the labels.
     """
-    rows = np.asarray(behaviours)
-    written = [
-        c for i, row in enumerate(rows) for c in captions(grammar, row, count=count, seed=(seed, i), split=split)
-    ]
     missing = {claim for caption in written for claim in caption.said} - set(claims)
     if not written or missing:
         raise ValueError(f"make_bank: {len(written)} captions, with claims that are not among the labels: {missing}")

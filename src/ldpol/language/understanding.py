@@ -1,7 +1,7 @@
 """What a text claims: a small tower learns to name the base claims in captions, and says so in plain English.
 
     claims = base_claims(grammar)  # L of them
-    bank = make_bank(grammar, claims, archive_behaviour, encoder, count=config.captions, seed=0)
+    bank = make_bank(claims, captions, encoder)
     tower = make_tower(config, len(claims))
     state = start_state(optimiser, init_tower(tower, bank, key))
     step = partial(tower_step, tower, config, optimiser, bank)
@@ -36,7 +36,6 @@ class TowerConfig(NamedTuple):
 
     Attributes:
       hidden, window, layers: of the `TextTower`.
-      captions: per elite.
       batch: captions a step.
       noise: standard deviation of noise on token vectors, relative to their root mean square.
       swap: probability of putting a neighbour of a token into its place.
@@ -46,7 +45,6 @@ class TowerConfig(NamedTuple):
     hidden: int = 32
     window: int = 5
     layers: int = 2
-    captions: int = 12
     batch: int = 128
     noise: float = 0.3
     swap: float = 0.3

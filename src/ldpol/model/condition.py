@@ -1,6 +1,8 @@
-"""What a policy is asked for: measures as tokens, each of which may be absent."""
+"""What a policy is asked for: measures, a rank of fitness and text as tokens, each of which may be absent."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +13,9 @@ from flax import struct
 
 from ldpol.types import Array, Key
 
+RANK_OCTAVES = 3
+"""Frequencies at which a rank of fitness is seen: neighbouring eighths apart, for single ranks are noise."""
+
 
 @struct.dataclass
 class Condition:
@@ -19,29 +24,66 @@ class Condition:
     Attributes:
       measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where not given.
       given: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
+      quality: `[]` in [0, 1]: which quantile of the archive's fitness; zero if not given.
+      quality_given: `[]` 1.0 if it is asked for.
+      text: `[L]` what a sentence claims, as `language.understanding` reads it; zeros if not given, empty in a model
+        without language.
+      text_given: `[]` 1.0 if there is a sentence.
     """
 
     measures: Array
     given: Array
+    quality: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    quality_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    text: Array = struct.field(default_factory=lambda: jnp.zeros(0))
+    text_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
 
 
-def ask(measures: Array) -> Condition:
-    """Turn measures `[M]` in [0, 1] into a condition; NaN leaves a measure free."""
+def ask(
+    measures: Array, quality: Array | float | None = None, text: Array | None = None, *, words: int = 0
+) -> Condition:
+    """Turn wishes into a condition.
+
+    Args:
+      measures: `[M]` in [0, 1]; NaN leaves a measure free.
+      quality: `[]` quantile of the archive's fitness; None or NaN leaves it free.
+      text: `[L]` what a sentence claims; NaN or None leaves it free.
+      words: L of the model, for a condition without text that has the form of one with it.
+    """
     given = ~jnp.isnan(measures)
-    return Condition(jnp.where(given, measures, 0.0), given.astype(jnp.float32))
+    rank = jnp.asarray(jnp.nan if quality is None else quality, jnp.float32)
+    ranked = ~jnp.isnan(rank)
+    said = jnp.full(words, jnp.nan) if text is None else text
+    spoken = ~jnp.isnan(said).any() & (text is not None)
+    return Condition(
+        jnp.where(given, measures, 0.0),
+        given.astype(jnp.float32),
+        jnp.where(ranked, rank, 0.0),
+        ranked.astype(jnp.float32),
+        jnp.where(spoken, said, 0.0),
+        spoken.astype(jnp.float32),
+    )
 
 
-def nothing(measures: int) -> Condition:
+def nothing(measures: int, *, words: int = 0) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
-    return Condition(jnp.zeros(measures), jnp.zeros(measures))
+    return free(ask(jnp.zeros(measures), words=words))
+
+
+def free(condition: Condition) -> Condition:
+    """Return the condition of the same form that asks for nothing."""
+    return jax.tree.map(jnp.zeros_like, condition)
 
 
 def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
-    """Return the one condition that asks for everything several ask for; negative scales ask for nothing.
+    """Return the one condition that asks for all measures several ask for; negative scales ask for nothing.
 
     Args:
       conditions: K of them.
       scales: `[K]` their strengths in a composition.
+
+    Returns:
+      A condition on measures alone, which is what a decoder is told.
 
     Raises:
       ValueError: outside of jit, if two ask for the same measure. Inside jit such a measure is left free.
@@ -56,23 +98,51 @@ def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
             "they have no joint condition; say with decoded_as what the decoder should be told"
         )
     once = (count == 1).astype(jnp.float32)
-    return Condition((stack.measures * given).sum(0) * once, once)
+    apart = free(conditions[0])
+    return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
 
 
-def drop(key: Key, condition: Condition, *, everything: float, each: float) -> Condition:
-    """Leave measures free at random, as training does.
+class Drop(NamedTuple):
+    """How training leaves wishes free, so that any subset of them can be asked for later.
+
+    Attributes:
+      everything: probability of dropping all measures at once.
+      each: probability of dropping each measure independently.
+      beside: probability of dropping all measures where quality or text is kept, for they are often asked for alone.
+      quality: probability of dropping the rank of fitness.
+      text: probability of dropping the sentence.
+    """
+
+    everything: float = 0.05
+    each: float = 0.05
+    beside: float = 0.6
+    quality: float = 0.8
+    text: float = 0.6
+
+
+def drop(key: Key, condition: Condition, how: Drop) -> Condition:
+    """Leave wishes free at random, as training does.
 
     Args:
       key: decides what is dropped.
       condition: one request.
-      everything: probability of dropping all measures at once.
-      each: probability of dropping each measure independently.
+      how: probabilities.
     """
-    all_key, each_key = jax.random.split(key)
+    all_key, each_key, quality_key, text_key = jax.random.split(key, 4)
+    quality_given = condition.quality_given * (jax.random.uniform(quality_key) >= how.quality)
+    text_given = condition.text_given * (jax.random.uniform(text_key) >= how.text)
+    everything = jnp.where(quality_given + text_given > 0, how.beside, how.everything)
     keep = jax.random.uniform(all_key) >= everything
-    keep = keep & (jax.random.uniform(each_key, condition.given.shape) >= each)
+    keep = keep & (jax.random.uniform(each_key, condition.given.shape) >= how.each)
     given = condition.given * keep
-    return Condition(condition.measures * given, given)
+    return Condition(
+        condition.measures * given,
+        given,
+        condition.quality * quality_given,
+        quality_given,
+        condition.text * text_given,
+        text_given,
+    )
 
 
 def fourier_features(values: Array, octaves: int) -> Array:
@@ -98,18 +168,20 @@ def joint_features(values: Array, octaves: int, count: int) -> Array:
 class ConditionEmbedding(nn.Module):
     """Condition to vector `[width]`: tokens summed, then mixed.
 
-    One token a measure, and one for all measures together that is there when none is free; whatever is absent is
-    replaced by a learned null token.
+    One token a measure, and one for all measures together that is there when none is free; with `commands`, one for
+    the rank of fitness and one for text. Whatever is absent is replaced by a learned null token.
 
     Attributes:
       width: size of the embedding.
       octaves: frequencies a measure is seen at; the finest resolves 2^-octaves.
       joint: directions in which all measures are seen together.
+      commands: whether fitness and text are seen, or measures alone.
     """
 
     width: int
     octaves: int
     joint: int
+    commands: bool = False
 
     @nn.compact
     def __call__(self, condition: Condition) -> Array:
@@ -117,9 +189,19 @@ class ConditionEmbedding(nn.Module):
         features = fourier_features(condition.measures, self.octaves)
         count = condition.measures.shape[0]
         kernel = self.param("token", nn.initializers.lecun_normal(), (count, features.shape[-1], self.width))
-        null = self.param("null", nn.initializers.normal(0.1), (count + 1, self.width))
-        together = nn.Dense(self.width, name="joint")(joint_features(condition.measures, self.octaves, self.joint))
-        tokens = jnp.concatenate([jnp.einsum("mf,mfw->mw", features, kernel), together[None]])
-        given = jnp.append(condition.given, condition.given.min())[:, None]
-        tokens = tokens * given + null * (1.0 - given)
-        return nn.Dense(self.width)(nn.silu(tokens.sum(0)))
+        tokens = [
+            *jnp.einsum("mf,mfw->mw", features, kernel),
+            nn.Dense(self.width, name="joint")(joint_features(condition.measures, self.octaves, self.joint)),
+        ]
+        given = [*condition.given, condition.given.min()]
+        if self.commands:
+            rank = fourier_features(condition.quality[None], RANK_OCTAVES)[0]
+            tokens.append(nn.Dense(self.width, name="quality")(rank))
+            given.append(condition.quality_given)
+            if condition.text.shape[0]:
+                tokens.append(nn.Dense(self.width, name="text")(condition.text))
+                given.append(condition.text_given)
+        null = self.param("null", nn.initializers.normal(0.1), (len(tokens), self.width))
+        there = jnp.stack(given)[:, None]
+        mixed = jnp.stack(tokens) * there + null * (1.0 - there)
+        return nn.Dense(self.width)(nn.silu(mixed.sum(0)))

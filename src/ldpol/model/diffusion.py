@@ -5,9 +5,8 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from ldpol.model.condition import Condition, nothing
+from ldpol.model.condition import Condition, free
 from ldpol.types import Array
 
 Denoise = Callable[[Array, Array, Condition], Array]
@@ -89,72 +88,9 @@ def loss_weight(schedule: Schedule, parametrisation: Parametrisation, t: Array) 
     return gain**2
 
 
-@struct.dataclass
-class LatentBank:
-    """The latents of N elites: what the diffusion model is a model of.
-
-    Attributes:
-      mean: `[N, h, w, c]` of their posteriors.
-      deviation: `[h, w, c]` root mean square over the elites of the posteriors' standard deviations.
-      measures: `[N, M]` scaled to [0, 1].
-      weights: `[N]` how often each is drawn, relative to the others.
-    """
-
-    mean: Array
-    deviation: Array
-    measures: Array
-    weights: Array
-
-
-def standardise(mean: Array, deviation: Array, measures: Array, weights: Array) -> tuple[LatentBank, Array, Array]:
-    """Scale the posteriors of all elites to unit variance together, posterior noise included.
-
-    Args:
-      mean: `[N, h, w, c]` of the posteriors.
-      deviation: `[N, h, w, c]` their standard deviations.
-      measures: `[N, M]` scaled to [0, 1].
-      weights: `[N]` how often each is drawn.
-
-    Returns:
-      The bank, and the centre `[h, w, c]` and scale `[]` that lead back: latent = centre + scale * standardised.
-    """
-    centre, spread = mean.mean(0), jnp.sqrt(jnp.mean(deviation**2, 0))
-    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2))
-    return LatentBank((mean - centre) / scale, spread / scale, measures, weights), centre, scale
-
-
 def add_noise(schedule: Schedule, latent: Array, t: Array, noise: Array) -> Array:
     """Return the noisy latent x_t = alpha(t) x_0 + sigma(t) noise."""
     return schedule.alpha(t) * latent + schedule.sigma(t) * noise
-
-
-def posterior_mean(
-    schedule: Schedule, bank: LatentBank, spread: float, x: Array, t: Array, condition: Condition
-) -> Array:
-    """Return E[x_0 | x_t, condition] over all elites in closed form, `[h, w, c]`: what a perfect denoiser says.
-
-    A clean latent is a draw from the mixture of the elites' Gaussians, its condition the elite's measures with
-    Gaussian noise; given both, the elites' responsibilities and each one's posterior mean are closed forms. As a
-    regression target it has no variance left, where the sample the noise was added to has much (the stable target
-    field of Xu et al. 2023, here with the whole data set as its reference batch, and conditional).
-
-    Args:
-      schedule: the noise schedule.
-      bank: the elites.
-      spread: standard deviation of the noise on the measures.
-      x: `[h, w, c]` the noisy latent.
-      t: `[]` its noise level.
-      condition: what is asked for; a free measure says nothing of the elite.
-    """
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    flat, means, own = x.reshape(-1), bank.mean.reshape(bank.mean.shape[0], -1), bank.deviation.reshape(-1) ** 2
-    variance = sigma**2 + alpha**2 * own
-    # |x - alpha mu|^2 / variance without its constant term, as two products instead of N x L differences.
-    fit = means @ (alpha * flat / variance) - 0.5 * (means**2) @ (alpha**2 / variance)
-    away = ((condition.measures - bank.measures) ** 2) @ condition.given
-    share = jax.nn.softmax(jnp.log(bank.weights) + fit - 0.5 * away / spread**2)
-    centre = share @ means
-    return (centre + alpha * own / variance * (flat - alpha * centre)).reshape(x.shape)
 
 
 def diffusion_loss(
@@ -192,8 +128,8 @@ def guide(denoise: Denoise, scale: float | Array) -> Denoise:
         return denoise
 
     def guided(x: Array, t: Array, condition: Condition) -> Array:
-        free = denoise(x, t, nothing(condition.measures.shape[0]))
-        return free + scale * (denoise(x, t, condition) - free)
+        base = denoise(x, t, free(condition))
+        return base + scale * (denoise(x, t, condition) - base)
 
     return guided
 
@@ -225,7 +161,7 @@ def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[
         return lambda x, t, condition: alone(x, t, conditions[0])
 
     def composed(x: Array, t: Array, condition: Condition) -> Array:
-        free = denoise(x, t, nothing(conditions[0].measures.shape[0]))
-        return free + sum(scales[k] * (denoise(x, t, asked) - free) for k, asked in enumerate(conditions))
+        base = denoise(x, t, free(conditions[0]))
+        return base + sum(scales[k] * (denoise(x, t, asked) - base) for k, asked in enumerate(conditions))
 
     return composed

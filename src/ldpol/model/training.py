@@ -9,15 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
-from ldpol.model.condition import ask, drop
+from ldpol.model.bank import Claimed, LatentBank, Spread, posterior_mean
+from ldpol.model.condition import Condition, Drop, ask, drop
 from ldpol.model.dataset import Dataset
 from ldpol.model.diffusion import (
-    LatentBank,
     Parametrisation,
     add_noise,
     diffusion_loss,
     make_schedule,
-    posterior_mean,
     precondition,
 )
 from ldpol.model.optimiser import OptimiserConfig, TrainState, advance
@@ -34,7 +33,6 @@ class AutoencoderLoss(NamedTuple):
       kl: weight of the KL divergence of the latent.
       policies: policies a step.
       states: states a policy and step.
-      drop_all, drop_each: probabilities of leaving all measures, or each, free in the decoder's condition.
       noise: standard deviation of noise on the measures the decoder sees, scaled to [0, 1]. Labels are means over a few
         episodes, and what is asked for later is never exactly a label.
     """
@@ -44,8 +42,6 @@ class AutoencoderLoss(NamedTuple):
     kl: float = 5e-3
     policies: int = 96
     states: int = 16
-    drop_all: float = 0.05
-    drop_each: float = 0.05
     noise: float = 0.0075
 
 
@@ -57,7 +53,10 @@ class DiffusionLoss(NamedTuple):
       parametrisation: `eps`, `v` or `flow`.
       batch: latents a step.
       drop_all, drop_each: probabilities of leaving all measures, or each, free.
+      drop_beside, drop_quality, drop_text: probabilities of leaving all measures free where fitness or text is asked
+        for, and of leaving these free.
       noise: standard deviation of noise on the measures, in measure units scaled to [0, 1].
+      quality_noise: likewise on the rank of fitness, in quantiles.
       target: what the network's estimate of the clean latent is compared with: the `sample` the noisy one was made
         from, or the `posterior` mean over all elites, which is what that sample is on average, without its variance.
     """
@@ -67,7 +66,11 @@ class DiffusionLoss(NamedTuple):
     batch: int = 256
     drop_all: float = 0.05
     drop_each: float = 0.05
+    drop_beside: float = 0.6
+    drop_quality: float = 0.8
+    drop_text: float = 0.6
     noise: float = 0.0075
+    quality_noise: float = 0.05
     target: Literal["sample", "posterior"] = "posterior"
 
 
@@ -106,7 +109,7 @@ def autoencoder_loss(
       measures: `[M]` what it does.
       states: `[B, O]`.
       actions: `[B, A]` the teacher's.
-      key: latent noise and condition dropout.
+      key: noise of latent and measures.
 
     Raises:
       ValueError: for an unknown kind of loss, or one that the head does not support.
@@ -116,18 +119,17 @@ def autoencoder_loss(
             "the autoencoder's loss must be behaviour, or parameters with head matrix; "
             f"found {loss.kind!r} with head {config.head!r}"
         )
-    noise_key, label_key, drop_key = jax.random.split(key, 3)
+    noise_key, label_key = jax.random.split(key)
     variables = {"params": params["encoder"], "projection": projection}
     moments: Any = Encoder(shape, config).apply(variables, policy)
     mean, log_variance = moments
     latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
     seen = measures + loss.noise * jax.random.normal(label_key, measures.shape)
-    condition = drop(drop_key, ask(seen), everything=loss.drop_all, each=loss.drop_each)
     decoder = params["decoder"]
     if loss.kind == "parameters":
         # The mean and std that standardise are statistics, not weights.
         decoder = {**decoder, "MatrixHead_0": _freeze_statistics(decoder["MatrixHead_0"])}
-    student: Any = Decoder(shape, config).apply({"params": decoder}, latent, condition)
+    student: Any = Decoder(shape, config).apply({"params": decoder}, latent, ask(seen))
     kl = kl_divergence(mean, log_variance)
     means = shape.module().apply(student, states, method=Policy.mean)
     action_mse = jnp.mean(action_error(means, actions) ** 2)  # type: ignore[arg-type]
@@ -176,6 +178,30 @@ def autoencoder_step(
     return advance(optimiser, state, gradient), {"loss": value} | parts
 
 
+def request(loss: DiffusionLoss, bank: LatentBank, key: Key, row: Array) -> tuple[Condition, Claimed | None]:
+    """Ask for one elite as a user might: roughly its measures, roughly its rank, one of its captions, or some of these.
+
+    Args:
+      loss: noise on what is asked for, and how often it is left free.
+      bank: all elites.
+      key: decides both.
+      row: `[]` the elite.
+
+    Returns:
+      The condition, and what its text claims (None for a model without language).
+    """
+    label_key, rank_key, caption_key, drop_key = jax.random.split(key, 4)
+    measures = bank.measures[row] + loss.noise * jax.random.normal(label_key, bank.measures.shape[1:])
+    quality = bank.quality[row] + loss.quality_noise * jax.random.normal(rank_key)
+    text, claimed = None, None
+    if bank.captions is not None:
+        place = jax.random.randint(caption_key, (), 0, bank.captions.texts.shape[1])
+        text = bank.captions.texts[row, place]
+        claimed = jax.tree.map(lambda leaf: leaf[row, place], bank.captions.claimed)
+    how = Drop(loss.drop_all, loss.drop_each, loss.drop_beside, loss.drop_quality, loss.drop_text)
+    return drop(drop_key, ask(measures, quality, text), how), claimed
+
+
 def diffusion_step(
     network: nn.Module,
     loss: DiffusionLoss,
@@ -204,21 +230,20 @@ def diffusion_step(
             "the denoiser's target must be sample, or posterior with noise > 0 on the measures; "
             f"found {loss.target!r} with noise {loss.noise:g}"
         )
-    row_key, posterior_key, label_key, drop_key, level_key, noise_key = jax.random.split(key, 6)
+    row_key, posterior_key, request_key, level_key, noise_key = jax.random.split(key, 5)
     schedule = make_schedule(loss.schedule)
     chances = bank.weights / bank.weights.sum()
     rows = jax.random.choice(row_key, bank.mean.shape[0], (loss.batch,), p=chances)
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
     shape = (loss.batch, *bank.mean.shape[1:])
     clean = bank.mean[rows] + bank.deviation * jax.random.normal(posterior_key, shape)
-    asked = bank.measures[rows] + loss.noise * jax.random.normal(label_key, bank.measures[rows].shape)
-    dropped = partial(drop, everything=loss.drop_all, each=loss.drop_each)
-    conditions = jax.vmap(dropped)(jax.random.split(drop_key, loss.batch), jax.vmap(ask)(asked))
+    conditions, claimed = jax.vmap(partial(request, loss, bank))(jax.random.split(request_key, loss.batch), rows)
     levels = jax.random.uniform(level_key, (loss.batch,), minval=1e-3, maxval=schedule.end)
     noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))
     target = clean
     if loss.target == "posterior":
-        target = jax.vmap(partial(posterior_mean, schedule, bank, loss.noise))(noisy, levels, conditions)
+        spread = Spread(loss.noise, loss.quality_noise)
+        target = jax.vmap(partial(posterior_mean, schedule, bank, spread))(noisy, levels, conditions, claimed)
 
     def batch_loss(params: PyTree) -> Array:
         denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]

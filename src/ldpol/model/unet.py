@@ -159,7 +159,7 @@ def _embed(config: DenoiserConfig, t: Array, condition: Condition) -> Array:
     """Embed noise level `[]` in [0, 1] and condition into one vector `[embedding]`."""
     angles = t * jnp.pi * 2.0 ** jnp.arange(6)
     level = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), t[None]])
-    mixed = ConditionEmbedding(config.embedding, config.octaves, config.joint, name="condition")(condition)
+    mixed = ConditionEmbedding(config.embedding, config.octaves, config.joint, True, name="condition")(condition)
     mixed += nn.Dense(config.embedding)(nn.silu(mixed)) + nn.Dense(config.embedding)(level)
     return nn.silu(nn.Dense(config.embedding)(nn.silu(mixed)))
 

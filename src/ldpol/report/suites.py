@@ -1,11 +1,13 @@
 """Sections of the page about what a condition can do: guidance, composition, sequences, the box that was cut out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ldpol.report.page import DASH, count, is_number, percent, picture, table
+from ldpol.report.language import language, quality
+from ldpol.report.page import count, percent, picture, table
 from ldpol.report.suite_figures import WAYS, guidance_verdict
+from ldpol.report.tables import head, number, row, signed, with_ends
 
 CAPTIONS = {
     "guidance": "The same conditions and random numbers at every scale. 0 leaves the denoiser unconditioned (the "
@@ -20,8 +22,8 @@ CAPTIONS = {
 KINDS = (
     ("joint", "Joint condition", "all measures in one condition", "main"),
     ("and", "AND of single measures", "a composition that was never trained", "sub"),
-    ("joint_untold", "Joint, decoder told nothing", "the latent alone decides", "sub"),
-    ("and_untold", "AND, decoder told nothing", "the latent alone decides", "sub"),
+    ("joint_untold", "Joint, decoder told nothing", "it goes by what the denoiser makes up", "sub"),
+    ("and_untold", "AND, decoder told nothing", "it goes by what the denoiser makes up", "sub"),
 )
 
 
@@ -36,6 +38,8 @@ def sections(metrics: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]
     parts = (
         ("Guidance", metrics.get("guidance"), guidance, ("guidance",)),
         ("Composition and free measures", metrics.get("composition"), composition, ()),
+        ("Language", metrics.get("language"), language, ()),
+        ("Fitness on demand", metrics.get("quality"), quality, ()),
         ("Sequences of behaviours", metrics.get("sequencing"), sequencing, ("sequences", "sequence_traces")),
         ("The box that was cut out", metrics.get("cutout"), cutout, ()),
     )
@@ -49,51 +53,53 @@ def sections(metrics: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]
 
 def guidance(metrics: Mapping[str, Any]) -> str:
     """One row a scale, and a sentence."""
-    head = _head(
+    columns = head(
         ("Target error", "MEM"), ("Reward", "% of reference"), ("Coverage", "% of reference"), ("Diversity", "L2")
     )
     rows = [
-        _row(
-            f"Scale {row['scale']:g}",
-            "the model as trained" if row["scale"] == 1 else "",
-            "main" if row["scale"] == 1 else "sub",
-            (_number(row.get("mem")), percent(row.get("reward_ratio")), percent(row.get("coverage_ratio"))),
-            (_number(row.get("diversity")),),
+        row(
+            f"Scale {one['scale']:g}",
+            "the model as trained" if one["scale"] == 1 else "",
+            "main" if one["scale"] == 1 else "sub",
+            (number(one.get("mem")), percent(one.get("reward_ratio")), percent(one.get("coverage_ratio"))),
+            (number(one.get("diversity")),),
         )
-        for row in metrics["guidance"]
+        for one in metrics["guidance"]
     ]
-    return f"<p>{escape(guidance_verdict(metrics['guidance']))}.</p>{table(head, ''.join(rows))}"
+    return f"<p>{escape(guidance_verdict(metrics['guidance']))}.</p>{table(columns, ''.join(rows))}"
 
 
 def composition(metrics: Mapping[str, Any]) -> str:
     """The joint condition against its parts, and sentences on NOT and on free measures."""
     found, free = metrics["composition"], metrics.get("free") or {}
-    head = _head(("Target error", "MEM"), ("Reward", "% of reference"), ("Coverage", "% of reference"), ("Success", ""))
+    columns = head(
+        ("Target error", "MEM"), ("Reward", "% of reference"), ("Coverage", "% of reference"), ("Success", "")
+    )
     rows = []
     for kind, name, note, style in KINDS:
-        row = found.get(kind) or {}
-        cells = (percent(row.get(key)) for key in ("reward_ratio", "coverage_ratio", "success_rate"))
-        rows.append(_row(name, note, style, (_number(row.get("mem")),), tuple(cells)))
+        values = found.get(kind) or {}
+        cells = (percent(values.get(key)) for key in ("reward_ratio", "coverage_ratio", "success_rate"))
+        rows.append(row(name, note, style, (number(values.get("mem")),), tuple(cells)))
     unlike = found.get("not") or {}
     text = (
-        f"AND of single measures misses by {_signed(found.get('mem_difference'))} more than the joint condition; "
-        f"with a decoder that is told nothing, by {_signed(found.get('mem_difference_untold'))}. "
-        f"NOT moves the measure to avoid from {_number(unlike.get('away_without'))} to {_number(unlike.get('away'))} "
-        f"away from its value ({_signed(unlike.get('difference'))}), while the one asked for is missed by "
-        f"{_number(unlike.get('error'))} instead of {_number(unlike.get('error_without'))}. "
+        f"AND of single measures misses by {signed(found.get('mem_difference'))} more than the joint condition; "
+        f"with a decoder that is told nothing, by {signed(found.get('mem_difference_untold'))}. "
+        f"NOT moves the measure to avoid from {number(unlike.get('away_without'))} to {number(unlike.get('away'))} "
+        f"away from its value ({signed(unlike.get('difference'))}), while the one asked for is missed by "
+        f"{number(unlike.get('error'))} instead of {number(unlike.get('error_without'))}. "
     )
     if free:
         text += (
-            f"A condition that leaves the others free misses its measure by {_number(free.get('error'))}, the joint "
-            f"condition by {_number(free.get('joint_error'))}: {_number(free.get('ratio'), 2)} times as much."
+            f"A condition that leaves the others free misses its measure by {number(free.get('error'))}, the joint "
+            f"condition by {number(free.get('joint_error'))}: {number(free.get('ratio'), 2)} times as much."
         )
-    return f"{table(head, ''.join(rows))}<p>{escape(text)}</p>"
+    return f"{table(columns, ''.join(rows))}<p>{escape(text)}</p>"
 
 
 def sequencing(metrics: Mapping[str, Any]) -> str:
     """One row a way of choosing policies, with intervals, and what their differences are."""
     found = metrics["sequencing"]
-    head = _head(
+    columns = head(
         ("Survived", "% of episodes"),
         ("On target", "% of segments"),
         ("Target error", "MEM"),
@@ -102,19 +108,19 @@ def sequencing(metrics: Mapping[str, Any]) -> str:
     )
     rows = []
     for way, (name, _) in WAYS.items():
-        row = found.get(way) or {}
-        ends = row.get("intervals") or {}
+        values = found.get(way) or {}
+        ends = values.get("intervals") or {}
         rows.append(
-            _row(
+            row(
                 name.capitalize(),
-                f"best of {row['candidates']}" if "candidates" in row else "",
+                f"best of {values['candidates']}" if "candidates" in values else "",
                 "main" if way == "generated" else "sub",
                 (
-                    _with_ends(percent, row.get("survival"), ends.get("survival")),
-                    _with_ends(percent, row.get("hits"), ends.get("hits")),
-                    _with_ends(_number, row.get("mem"), ends.get("mem")),
-                    _with_ends(count, row.get("fitness"), ends.get("fitness")),
-                    count(row.get("look_ahead")),
+                    with_ends(percent, values.get("survival"), ends.get("survival")),
+                    with_ends(percent, values.get("hits"), ends.get("hits")),
+                    with_ends(number, values.get("mem"), ends.get("mem")),
+                    with_ends(count, values.get("fitness"), ends.get("fitness")),
+                    count(values.get("look_ahead")),
                 ),
             )
         )
@@ -127,15 +133,22 @@ def sequencing(metrics: Mapping[str, Any]) -> str:
         ("lookahead_less_generated", "Looking ahead less one sample"),
     ):
         if key in found:
-            survival, hits = (_signed(found[key].get(name)) for name in ("survival", "hits"))
+            survival, hits = (signed(found[key].get(name)) for name in ("survival", "hits"))
             lines.append(f"{text}: survival {survival}, on target {hits}.")
-    return f"<p>{escape(' '.join(lines))}</p>{table(head, ''.join(rows))}"
+    if "language" in found:
+        made, elite = (percent(found["language"][name]["survival"]["value"]) for name in ("generated", "elite"))
+        less = signed(found["language"]["generated_less_elite"]["survival"])
+        lines.append(
+            f"The same elites asked for in sentences: {made} survived; of elites that the sentences are true of, "
+            f"{elite} (difference {less})."
+        )
+    return f"<p>{escape(' '.join(lines))}</p>{table(columns, ''.join(rows))}"
 
 
 def cutout(metrics: Mapping[str, Any]) -> str:
     """The generator against the nearest trained elites, inside the box."""
     found = metrics["cutout"]
-    head = _head(("Cells reached", f"of {found.get('cells')}"), ("Target error", "MEM"), ("Reward", "% of originals"))
+    columns = head(("Cells reached", f"of {found.get('cells')}"), ("Target error", "MEM"), ("Reward", "% of originals"))
     tries = f"{found.get('draws')} tries a cell"
     rows = (
         ("Generated", tries, "main", "reached", "mem", "reward_ratio"),
@@ -150,35 +163,7 @@ def cutout(metrics: Mapping[str, Any]) -> str:
         ("Originals", f"{found.get('originals')} elites, held out", "sub", "reached_by_originals", "", ""),
     )
     body = "".join(
-        _row(name, note, style, (count(found.get(a)), _number(found.get(b)), percent(found.get(c))))
+        row(name, note, style, (count(found.get(a)), number(found.get(b)), percent(found.get(c))))
         for name, note, style, a, b, c in rows
     )
-    return table(head, body)
-
-
-def _head(*columns: tuple[str, str]) -> str:
-    return "".join(f"<th scope=col>{escape(name)}<small>{escape(unit)}</small></th>" for name, unit in columns)
-
-
-def _row(name: str, note: str, style: str, *cells: Sequence[str]) -> str:
-    data = "".join(f"<td>{cell}</td>" for part in cells for cell in part)
-    return f"<tr class={style}><th scope=row>{escape(name)}<small>{escape(note)}</small></th>{data}</tr>"
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    return f"{value:.{digits}f}" if is_number(value) else DASH
-
-
-def _with_ends(write: Any, value: Any, ends: Any) -> str:
-    """A value with its interval in small print."""
-    known = isinstance(ends, Sequence) and len(ends) == 2 and all(map(is_number, ends))
-    return write(value) + (f"<small>{write(ends[0])} to {write(ends[1])}</small>" if known else "")
-
-
-def _signed(estimate: Any) -> str:
-    """A difference with its interval."""
-    values = [(estimate or {}).get(name) for name in ("value", "low", "high")]
-    if not is_number(values[0]):
-        return DASH
-    ends = f" ({values[1]:+.3f} to {values[2]:+.3f})" if is_number(values[1]) and is_number(values[2]) else ""
-    return f"{values[0]:+.3f}{ends}"
+    return table(columns, body)

@@ -34,7 +34,7 @@ def run(context: Context) -> dict[str, Any]:
     requests = build_requests(np.asarray(reference.measures))._asdict()
     program = context.asking(_composed, pairs=True)
     title = f"compositions ({', '.join(KINDS).replace('_', ' ')})"
-    scores = by_kind(context.keep("composition", title, program, requests, context.key(6), NEEDS))
+    scores = by_kind(context.keep("composition", title, program, requests, context.key(6), NEEDS).score)
     composed = composition_metrics(context.archive.grid, reference, scores, context.task.fitness_offset)
     free = free_metrics(reference, scores)
     session.say(

@@ -20,7 +20,7 @@ from ldpol.experiments.train import held_out
 from ldpol.generator import PolicyGenerator
 from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, PyTree, Score
+from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
 SECTIONS = ("seed", "task", "policy", "eval")
 T = TypeVar("T")
@@ -61,10 +61,11 @@ class Context:
       archive: the archive, N elites.
       generator: the generator, copied to all devices.
       reference: `[N]` mean scores of the elites played again.
+      traits: `[N, C]` how they behaved then.
       kind: `[N]` which elites training saw, see `held_out`.
       box: corners of the box that training left out; empty tuples without one.
       identity: fingerprints of archive and model.
-      play: `(policies, keys) -> Score`, compiled once for all suites: physics takes long to compile.
+      play: `(policies, keys) -> Behaviour`, compiled once for all suites: physics takes long to compile.
       timer: of the suite that runs.
     """
 
@@ -74,10 +75,11 @@ class Context:
     archive: Archive
     generator: PolicyGenerator
     reference: Score
+    traits: np.ndarray
     kind: np.ndarray
     box: tuple[tuple[float, ...], tuple[float, ...]]
     identity: dict[str, str]
-    play: Program[Score]
+    play: Program[Behaviour]
     timer: session.Timer
 
     def key(self, number: int) -> Key:
@@ -96,7 +98,7 @@ class Context:
         path, about = self.workdir / "eval" / "passes" / name, self.about(*needs)
         return passes.run(self.config, path, f"evaluate: {title}", program, inputs, key, about, self.timer, **how)
 
-    def asking(self, sample: Sample, pairs: bool = False) -> Program[Score]:
+    def asking(self, sample: Sample, pairs: bool = False) -> Program[Behaviour]:
         """Return the program that samples one policy a request and plays it.
 
         Args:
@@ -106,7 +108,7 @@ class Context:
         """
         draw = _drawing(sample)
 
-        def program(requests: PyTree, keys: Key) -> Score:
+        def program(requests: PyTree, keys: Key) -> Behaviour:
             if pairs:
                 keys = renumber(self.key(9), requests["pair"])
             return self.play(draw(self.generator, requests, keys), keys)
@@ -153,13 +155,15 @@ def open_run(config: Config, workdir: Path) -> Context:
     # What training really held out, whatever the config says now.
     out = trained["config"]["train"]["held_out"]
     low, high = tuple(out["low"]), tuple(out["high"])
+    again = passes.reference(config, workdir, archive)
     return Context(
         config=config,
         workdir=workdir,
         task=task,
         archive=archive,
         generator=jax.device_put(generator, copied_to(policy_mesh())),
-        reference=passes.reference(config, workdir, archive),
+        reference=again.score,
+        traits=np.asarray(again.traits),
         kind=held_out(archive, trained["seed"], out["fraction"], low, high),
         box=(low, high),
         identity=identity,

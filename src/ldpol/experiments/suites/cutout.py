@@ -30,13 +30,13 @@ def run(context: Context) -> dict[str, Any]:
     draws = context.config.eval.cutout.draws
     generate = context.asking(plainly)
     asked = np.repeat(targets, draws, 0)
-    generated = context.keep("cutout", "the box that was cut out", generate, asked, context.key(7), NEEDS)
+    generated = context.keep("cutout", "the box that was cut out", generate, asked, context.key(7), NEEDS).score
     # Neighbours among what training saw; the random held-out elites are no more known to the generator than the box.
     rows = np.flatnonzero(context.kind == 0)
     chosen = rows[nearest(targets, np.asarray(context.reference.measures)[rows])]
     policies = jax.tree.map(lambda leaf: np.asarray(leaf)[np.repeat(chosen, draws)], context.archive.policies)
     title = "nearest elites outside the box"
-    neighbours = context.keep("cutout_nearest", title, context.play, policies, context.key(8), NEEDS)
+    neighbours = context.keep("cutout_nearest", title, context.play, policies, context.key(8), NEEDS).score
     found = cutout_metrics(grid, targets, originals, generated, neighbours, draws)
     session.say(
         f"cutout: of {found['cells']} cells the generator reaches {found['reached']}, the nearest trained elites "

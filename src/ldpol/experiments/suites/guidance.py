@@ -49,7 +49,7 @@ def run(context: Context) -> dict[str, Any]:
     }
     program = context.asking(_guided, pairs=True)
     title = f"guidance {', '.join(f'{scale:g}' for scale in scales)}"
-    score = context.keep("guidance", title, program, requests, context.key(4), NEEDS)
+    score = context.keep("guidance", title, program, requests, context.key(4), NEEDS).score
     diversity = _diversity(context, scales)
     parts = [context.rows(score, np.arange(len(rows)) + i * len(rows)) for i in range(len(scales))]
     miss = [np.linalg.norm(part.measures - reference.measures, axis=-1) for part in parts]

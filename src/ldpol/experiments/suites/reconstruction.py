@@ -34,15 +34,15 @@ def run(context: Context) -> dict[str, Any]:
     grid = archive.grid
     keys = jax.random.split(context.key(2), 5)
     generate = context.asking(plainly)
-    ceiling = context.keep("ceiling", "the archive a second time", context.play, archive.policies, keys[0], NEEDS)
-    generated = context.keep("generated", "one sample a condition", generate, reference.measures, keys[1], NEEDS)
+    ceiling = context.keep("ceiling", "the archive a second time", context.play, archive.policies, keys[0], NEEDS).score
+    generated = context.keep("generated", "one sample a condition", generate, reference.measures, keys[1], NEEDS).score
     # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
     asked = context.rows(ceiling, context.choose(config.eval.unseen, 1))
-    unseen = context.keep("unseen", "measures training never saw", generate, asked.measures, keys[2], NEEDS)
+    unseen = context.keep("unseen", "measures training never saw", generate, asked.measures, keys[2], NEEDS).score
     low, high = np.asarray(grid.low), np.asarray(grid.high)
     uniform_targets = np.asarray(jax.random.uniform(keys[3], (config.eval.uniform, task.measures)))
     uniform_targets = (low + (high - low) * uniform_targets).astype(np.float32)
-    uniform = context.keep("uniform", "uniform conditions", generate, uniform_targets, keys[4], NEEDS)
+    uniform = context.keep("uniform", "uniform conditions", generate, uniform_targets, keys[4], NEEDS).score
 
     scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
     offset = task.fitness_offset

@@ -20,8 +20,11 @@ from ldpol.evaluation.sequencing import (
     trace_sequence,
 )
 from ldpol.experiments import session, settings
+from ldpol.experiments.reading import grammar_of
 from ldpol.experiments.settings import Config, ConfigError
 from ldpol.experiments.suites.context import Context, Program, at_least, renumber
+from ldpol.language.captions import captions
+from ldpol.language.claims import satisfied
 from ldpol.rollout import RolloutConfig, policy_mesh
 from ldpol.tasks import Task
 from ldpol.types import Key, Params, PyTree
@@ -29,6 +32,8 @@ from ldpol.types import Key, Params, PyTree
 NEEDS = ("sequencing",)
 SHOWN = ("survival", "mem", "fitness", "hits", "length", "look_ahead")
 """What goes into the metrics as a number and an interval; the arrays go in as lists."""
+SPOKEN = ("survival", "fitness", "length")
+"""What is compared where sentences, not measures, were asked for."""
 LISTS = ("segment_mem", "reached", "segment_survival", "transitions")
 FEWEST_LANES = 16
 """Narrower batches waste a CPU core."""
@@ -51,22 +56,29 @@ def check(config: Config, task: Task) -> None:
 def run(context: Context) -> dict[str, Any]:
     """Play the same random sequences with the same keys in three ways; also writes `eval/sequencing.npz`."""
     section, task, grid = context.config.eval.sequencing, context.task, context.archive.grid
-    measures = jnp.asarray(context.reference.measures)
-    wanted = np.asarray(draw_sequences(context.key(10), measures, section.sequences, section.segments))
-    number, count = np.arange(section.sequences, dtype=np.int32), section.sequences
+    measures, count = np.asarray(context.reference.measures), section.sequences
+    places = jnp.arange(len(measures))[:, None]
+    elites = np.asarray(draw_sequences(context.key(10), places, count, section.segments))[..., 0]
+    wanted, number = measures[elites], np.arange(count, dtype=np.int32)
     how = {"size": _chunk(section.chunk), "unit": "sequence", "restore": _restore}
 
-    # Samples and nearest elites go through one program, a flag says which: physics takes long to compile.
+    # Samples and elites go through one program, a flag says which: physics takes long to compile.
+    silent = np.full((count, section.segments, context.generator.words), np.nan, np.float32)
+    asked = {"generated": (wanted, silent, False), "nearest_elite": (wanted, silent, True)}
+    if context.generator.language is not None:
+        texts, true_of = _sentences(context, elites)
+        asked |= {"spoken": (np.full_like(wanted, np.nan), texts, False), "true": (measures[true_of], silent, True)}
     rows = {
-        "wanted": np.tile(wanted, (2, 1, 1)),
-        "elite": np.repeat([False, True], count * section.segments).reshape(2 * count, -1),
-        "pair": np.tile(number, 2),
+        "wanted": np.concatenate([one for one, _, _ in asked.values()]),
+        "text": np.concatenate([text for _, text, _ in asked.values()]),
+        "elite": np.concatenate([np.full((count, section.segments), elite) for _, _, elite in asked.values()]),
+        "pair": np.tile(number, len(asked)),
     }
     title = "sequences: generated and nearest elites"
-    both = context.keep("sequences", title, _blind(context), rows, context.key(11), NEEDS, **how)
+    every = context.keep("sequences", title, _blind(context), rows, context.key(11), NEEDS, **how)
     played = {
-        "generated": jax.tree.map(lambda leaf: leaf[:count], both),
-        "nearest_elite": jax.tree.map(lambda leaf: leaf[count:], both),
+        name: jax.tree.map(lambda leaf: leaf[i * count : (i + 1) * count], every)  # noqa: B023
+        for i, name in enumerate(asked)
     }
     rows = {"wanted": wanted, "pair": number}
     title = f"sequences: best of {section.candidates} samples, looking ahead"
@@ -83,6 +95,7 @@ def run(context: Context) -> dict[str, Any]:
         "settle": section.settle,
         "regions": areas.shape,
     }
+    spoken = {name: scores.pop(name) for name in ("spoken", "true") if name in scores}
     for name, score in scores.items():
         result[name] = _plain(summarise_sequences(score, wanted, **judged))  # type: ignore[arg-type]
         result[name]["episodes"] = int(score.length.shape[1])
@@ -94,9 +107,39 @@ def run(context: Context) -> dict[str, Any]:
     ):
         found = compare_sequences(one, other, wanted, **judged)  # type: ignore[arg-type]
         result[name] = {metric: found[metric].as_json() for metric in SHOWN}
-    _write_traces(context, wanted, played)
+    if spoken:
+        result["language"] = _compare_spoken(spoken, wanted, judged)
+    _write_traces(context, wanted, {name: played[name] for name in scores})
     _say(result)
     return {"sequencing": result}
+
+
+def _sentences(context: Context, elites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Describe elites `[S, K]`, each in a sentence of its own.
+
+    Returns:
+      What the model reads in the sentences `[S, K, L]`, and for each an elite that it is true of, at random `[S, K]`:
+      what a user who looks for it in the archive might find.
+    """
+    grammar = grammar_of(context.task, context.traits[context.kind == 0])
+    random = np.random.default_rng([context.config.seed, 13])
+    said, true_of = [], []
+    for place, row in enumerate(elites.reshape(-1).tolist()):
+        said += captions(grammar, context.traits[row], count=1, seed=(13, place))
+        holds = satisfied(said[-1].claims, grammar.levels.names, context.traits).all(-1)
+        true_of.append(random.choice(np.flatnonzero(holds)))
+    texts = np.asarray(context.generator.read([caption.text for caption in said]))
+    return texts.reshape(*elites.shape, -1), np.reshape(true_of, elites.shape)
+
+
+def _compare_spoken(scores: dict[str, SequenceScore], wanted: np.ndarray, judged: dict[str, Any]) -> dict[str, Any]:
+    """Compare policies sampled from sentences with elites of which the sentences are true."""
+    result: dict[str, Any] = {}
+    for name, score in (("generated", scores["spoken"]), ("elite", scores["true"])):
+        found = summarise_sequences(score, wanted, **judged)  # type: ignore[arg-type]
+        result[name] = {metric: found[metric].as_json() for metric in SPOKEN}
+    found = compare_sequences(scores["spoken"], scores["true"], wanted, **judged)  # type: ignore[arg-type]
+    return result | {"generated_less_elite": {metric: found[metric].as_json() for metric in SPOKEN}}
 
 
 def _no_policy(params: Params, observation: Any) -> Any:
@@ -124,13 +167,14 @@ def _blind(context: Context) -> Program[dict[str, Any]]:
 
     @jax.jit
     def program(model: Any, policies: Params, measures: Any, key: Key, rows: PyTree) -> dict[str, Any]:
-        sample, elite = from_generator(model.sample, 1), from_archive(policies, measures)
+        sample = from_generator(lambda key, asked: model.sample(key, asked["wanted"], text=asked["text"]), 1)
+        elite = from_archive(policies, measures)
 
         def propose(key: Key, asked: PyTree) -> Params:
-            made, found = sample(key, asked["wanted"]), elite(key, asked["wanted"])
+            made, found = sample(key, asked), elite(key, asked["wanted"])
             return jax.tree.map(lambda one, other: jnp.where(asked["elite"], other, one), made, found)
 
-        asked = {"wanted": rows["wanted"], "elite": rows["elite"]}
+        asked = {name: rows[name] for name in ("wanted", "text", "elite")}
         return _traced(
             play_sequences(
                 context.task,
@@ -222,4 +266,7 @@ def _say(result: dict[str, Any]) -> None:
     lines = ["sequences         " + "".join(f"{name:>16}" for name in columns)]
     shown = lambda value: f"{value:16.3f}" if value is not None else f"{'–':>16}"  # noqa: E731
     lines += [f"{name:18}" + "".join(shown(result[name][column]) for column in columns) for name in names]
+    if "language" in result:
+        ways = (result["language"][name]["survival"]["value"] for name in ("generated", "elite"))
+        lines.append("from sentences     survival {:.3f}; of elites they are true of, {:.3f}".format(*ways))
     session.say("\n".join(lines))
