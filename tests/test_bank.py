@@ -44,5 +44,5 @@ def test_a_bank_is_standard_and_leads_back(octaves):
     np.testing.assert_allclose(images[..., :1], mean, atol=1e-5)
     if octaves:
         np.testing.assert_allclose(jax.vmap(lambda one: read_image(one, 2)[1])(images), measures, atol=1e-5)
-        np.testing.assert_allclose(bank.deviation[..., 1] * scaling.scale[1], 0.01, rtol=1e-5)
+        np.testing.assert_allclose(bank.deviation[..., 1] * scaling.scale[1], 0.01 * np.sqrt(2), rtol=1e-5)
     np.testing.assert_allclose(bank.quality, (np.arange(50)[::-1] + 0.5) / 50, rtol=1e-6)

@@ -161,8 +161,12 @@ def build_bank(
       The bank, and the scaling that leads back from its images.
     """
     if config.octaves:
+        count = measures.shape[1]
+        # So that their mean over all places is as noisy as the decoder bears. Less noise would give away which elite an
+        # image is of, and make of the latent a function of measures that no network of this size can follow.
+        repeated = noise * math.sqrt(math.prod(config.latent[:2]) / count)
         mean = jax.vmap(image)(mean, measures)
-        deviation = jax.vmap(image, (0, None))(deviation, jnp.full(measures.shape[1], noise))
+        deviation = jax.vmap(image, (0, None))(deviation, jnp.full(count, repeated))
     mean, deviation, scaling = standardise(mean, deviation)
     quality = (np.argsort(np.argsort(fitness)) + 0.5) / len(fitness)
     return LatentBank(mean, deviation, measures, weights, jnp.asarray(quality, jnp.float32), captions), scaling
