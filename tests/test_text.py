@@ -323,7 +323,7 @@ def test_a_tower_learns_which_foot(encoder):
     ]
     tokens = encoder.tokens(texts)
     np.testing.assert_allclose(*encoder.encode(texts), atol=1e-5)
-    module = TextTower(1, hidden=32)
+    module = TextTower(1, window=5)
     embeddings, mask, target = jnp.asarray(tokens.embeddings), jnp.asarray(tokens.mask), jnp.array([[1.0], [-1.0]])
 
     def loss(params):

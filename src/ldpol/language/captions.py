@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike
 
 from ldpol.language import lexicon
 from ldpol.language.claims import Claim, Levels, satisfied
-from ldpol.language.lexicon import FRAMES, Bound, Meaning, Split
+from ldpol.language.lexicon import FRAMES
+from ldpol.language.meanings import Bound, Meaning, Split
 from ldpol.tasks import Task
 from ldpol.traits import columns
 

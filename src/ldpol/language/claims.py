@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ldpol.language.lexicon import SCALES, Grade, Scale
+from ldpol.language.meanings import SCALES, Grade, Scale
 
 QUANTILES = (0.1, 1 / 3, 2 / 3, 0.9)
 COMMON = 0.7

@@ -6,6 +6,9 @@ import jax.numpy as jnp
 
 from ldpol.types import Array
 
+RARE = -6.0
+"""Logit of a claim at first: most texts make few of the claims that could be made."""
+
 
 class TextTower(nn.Module):
     """Token vectors `[T, d]` of one text to logits `[width]`, one a label.
@@ -25,10 +28,17 @@ class TextTower(nn.Module):
 
     width: int
     hidden: int = 32
-    window: int = 5
+    window: int = 3
     layers: int = 2
 
-    @nn.compact
+    def setup(self) -> None:
+        """Name the parts."""
+        self.projection = nn.Dense(self.hidden, use_bias=False)
+        self.norms = [nn.LayerNorm() for _ in range(self.layers + 1)]
+        self.mixers = [nn.Dense(self.hidden) for _ in range(self.layers)]
+        self.evidence = nn.Dense(self.width, bias_init=nn.initializers.constant(RARE))
+        self.background = self.param("background", nn.initializers.constant(RARE), (1, self.width))
+
     def __call__(self, embeddings: Array, mask: Array) -> Array:
         """Read one text.
 
@@ -44,19 +54,26 @@ class TextTower(nn.Module):
                 f"TextTower takes one text: expected embeddings [T, d] and mask [T], found {embeddings.shape} and "
                 f"{mask.shape}; for a batch, jax.vmap"
             )
+        # `where`, not a product: what is left out may be anything, NaN included.
+        return self.read(self.project(jnp.where(mask.astype(bool)[:, None], embeddings, 0.0)), mask)
+
+    def project(self, embeddings: Array) -> Array:
+        """Return what each token is before it looks around: `[T, d]` to `[T, hidden]`; rows do not see each other."""
+        size = jnp.sqrt(jnp.mean(embeddings**2, -1, keepdims=True) + 1e-12)
+        return self.projection(embeddings / size)
+
+    def read(self, projected: Array, mask: Array) -> Array:
+        """Return the logits `[width]` of one text of projected tokens `[T, hidden]`."""
         if self.window % 2 == 0:
             raise ValueError(f"TextTower: window = {self.window} has no middle; choose an odd number")
         there = mask.astype(bool)[:, None]
-        # `where`, not a product: what is left out may be anything, NaN included.
         keep = lambda x: jnp.where(there, x, 0.0)  # noqa: E731
-        x = keep(nn.Dense(self.hidden)(nn.LayerNorm()(keep(embeddings))))
-        for _ in range(self.layers):
-            y = keep(nn.silu(nn.LayerNorm()(x)))
-            x = x + keep(nn.Dense(self.hidden)(_windows(y, self.window)))
-        evidence = nn.Dense(self.width)(nn.silu(nn.LayerNorm()(x)))
-        background = self.param("background", nn.initializers.constant(-3.0), (1, self.width))
+        x = keep(projected)
+        for norm, mixer in zip(self.norms[:-1], self.mixers, strict=True):
+            x = x + keep(mixer(_windows(keep(nn.silu(norm(x))), self.window)))
+        evidence = self.evidence(nn.silu(self.norms[-1](x)))
         # The background is finite, so what is left out has the weight exp(-inf) = 0 and no gradient.
-        return jax.nn.logsumexp(jnp.concatenate([jnp.where(there, evidence, -jnp.inf), background]), 0)
+        return jax.nn.logsumexp(jnp.concatenate([jnp.where(there, evidence, -jnp.inf), self.background]), 0)
 
 
 def _windows(x: Array, window: int) -> Array:
