@@ -113,11 +113,10 @@ def test_claims_that_are_not_labels(walker):
 @pytest.fixture(scope="module")
 def trained(walker):
     grammar, table, claims, encoder = walker
-    config = TowerConfig(hidden=16, batch=64)
-    bank = make_bank(
-        claims, [c for i, row in enumerate(table) for c in captions(grammar, row, count=4, seed=i)], encoder
-    )
-    optimiser = OptimiserConfig(steps=200, rate=1e-2, warmup=10, ema=0.95)
+    config = TowerConfig(batch=64, noise=0.2)
+    written = [c for i, row in enumerate(table) for c in captions(grammar, row, count=4, seed=i)]
+    bank = make_bank(claims, written, encoder)
+    optimiser = OptimiserConfig(steps=200, rate=2e-2, warmup=10, ema=0.95)
     tower = make_tower(config, len(claims))
     traces = []
 

@@ -82,7 +82,7 @@ def base(task: str) -> Config:
                 "captions": 12,
                 "encoder": "wordllama",
                 "tower": TowerConfig()._asdict(),
-                "optimiser": OptimiserConfig(steps=3000)._asdict(),
+                "optimiser": OptimiserConfig(steps=1500)._asdict(),
             },
             "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0},
             "steps_per_call": 200,
