@@ -55,7 +55,7 @@ def keep_states(task: Task, count: int) -> Recorder:
     return Recorder(init, update)
 
 
-_NO_RECORD = Recorder(lambda: (), lambda record, state, action, key: ())
+NO_RECORD = Recorder(lambda: (), lambda record, state, action, key: ())
 
 
 class RolloutConfig(NamedTuple):
@@ -128,9 +128,9 @@ def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
     """
 
     def body(carry: tuple[TaskState, _Sums]) -> tuple[TaskState, _Sums]:
-        return _advance(task, apply, _NO_RECORD, params, *carry)
+        return _advance(task, apply, NO_RECORD, params, *carry)
 
-    carry = (task.reset(key), _start(task, _NO_RECORD, key))
+    carry = (task.reset(key), _start(task, NO_RECORD, key))
     _, sums = jax.lax.while_loop(lambda carry: carry[1].alive, body, carry)
     return _score(sums)
 
@@ -172,7 +172,7 @@ def evaluate(
         raise ValueError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
     if episodes < 1:
         raise ValueError(f"evaluate: episodes must be at least 1, found {episodes}")
-    work = partial(_work_queue, task, apply, recorder or _NO_RECORD, episodes=episodes, config=config)
+    work = partial(_work_queue, task, apply, recorder or NO_RECORD, episodes=episodes, config=config)
     if recorder is None:
         both = work
         work = lambda policies, keys: both(policies, keys)[0]  # noqa: E731

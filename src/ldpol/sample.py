@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> str:
     }
     storage.save(options.out, policy, kind=KIND, about=about)
     lines = {}
-    if text is not None:
+    if text is not None and model.language is not None:
         lines |= {"text": options.text, "read as": describe_understanding(model.language.claims, np.asarray(text))}
     if options.quality is not None:
         lines["quality"] = f"{options.quality:g} of the archive's fitness asked for"

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ldpol.rollout import Recorder
+from ldpol.rollout import NO_RECORD, Recorder
 from ldpol.tasks import Task, TaskState, Torso
 from ldpol.types import Array, Behaviour, Key, PyTree, Score, mean_score
 
@@ -177,9 +177,9 @@ def describe(task: Task, score: Score, sums: TraitSums) -> Array:
     return jnp.concatenate([summarise(task, sums), score.measures])
 
 
-def observe(task: Task) -> Recorder | None:
-    """Return the recorder whose record `behave` reads; None for a task without a torso, which has no traits."""
-    return None if task.torso is None else watch(task)
+def observe(task: Task) -> Recorder:
+    """Return the recorder whose record `behave` reads; of a task without a torso, which has no traits, an empty one."""
+    return NO_RECORD if task.torso is None else watch(task)
 
 
 def behave(task: Task, score: Score, record: PyTree) -> Behaviour:

@@ -67,9 +67,10 @@ def score_policies(
 ) -> Behaviour:
     """Play given policies as `score_generated` plays sampled ones; mean `Behaviour` `[N]`."""
     _, play_keys = _split(keys)
-    recorder, how = observe(task), {"episodes": episodes, "config": config, "mesh": mesh}
-    played = evaluate(task, apply, policies, play_keys, recorder=recorder, **how)
-    return jax.vmap(partial(behave, task))(*(played if recorder else (played, None)))
+    score, record = evaluate(
+        task, apply, policies, play_keys, episodes=episodes, config=config, mesh=mesh, recorder=observe(task)
+    )
+    return jax.vmap(partial(behave, task))(score, record)
 
 
 def _split(keys: Key) -> tuple[Key, Key]:

@@ -18,7 +18,11 @@ from ldpol.search.xnes import XNESConfig
 
 SCALES = ("cpu", "smoke", "gpu", "paper")
 SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
-PPGA_ITERATIONS = {"cpu": 300, "smoke": 4, "gpu": 600, "paper": 2000}
+ITERATIONS = {
+    "map_elites": {"cpu": 100, "smoke": 4, "gpu": 600, "paper": 600},
+    "ppga": {"cpu": 300, "smoke": 4, "gpu": 600, "paper": 2000},
+    "hybrid": {"cpu": 90, "smoke": 4, "gpu": 600, "paper": 600},
+}
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 
 
@@ -31,9 +35,9 @@ def base(task: str) -> Config:
     config.rollout = ConfigDict({"device": RolloutConfig()._asdict(), "chunk": 256})
     config.archive = ConfigDict(
         {
-            "search": "map_elites",  # or ppga, or hybrid: PPGA for a while, then MAP-Elites that verifies
+            "search": "hybrid",  # PPGA for a while, then MAP-Elites that verifies; or map_elites, or ppga
             "cells": 50,  # a measure
-            "iterations": 100,
+            "iterations": ITERATIONS["hybrid"]["cpu"],
             "search_noise": 0.0,  # reset noise while MAP-Elites searches; verification and PPGA play with the task's
             "checkpoint_every": 10,  # iterations
             "map_elites": MapElitesConfig()._asdict(),
@@ -95,8 +99,8 @@ def base(task: str) -> Config:
                 "reconstruction",
             ),  # and guidance, composition, language, sequencing, cutout, each for minutes more
             "episodes": 10,  # a policy, in all suites but sequencing
-            "unseen": 600,
-            "uniform": 1024,
+            "unseen": 512,
+            "uniform": 512,
             # Conditions times scales, likewise six times the conditions of a composition, fill whole chunks.
             "guidance": {
                 "scales": (0.0, 1.0, 2.0, 3.0, 4.0),
@@ -148,8 +152,7 @@ def vary(config: Config, variant: str) -> Config:
         config.archive.search = search
     if variant == "ppga_paper" and config.task.name != "ant":
         config.archive.cells = 50  # PPGA's own grid; the archives that the paper distils have 100
-    if config.archive.search == "ppga":
-        config.archive.iterations = PPGA_ITERATIONS[scale]
+    config.archive.iterations = ITERATIONS[config.archive.search][scale]
     return config
 
 
@@ -160,7 +163,7 @@ def _smoke(config: Config) -> None:
     config.policy.hidden = (16, 16)
     config.rollout.chunk = 64
     config.rollout.device.lanes = 32
-    config.archive.update(cells=10, iterations=4, checkpoint_every=1)
+    config.archive.update(search="map_elites", cells=10, checkpoint_every=1)  # the quickest to compile
     config.archive.map_elites.batch = 64
     config.archive.hybrid.update(ppga_iterations=2, verify=16, verify_episodes=2)
     config.archive.ppga.emitter.update(gradient_updates=1, walk_updates=1)
@@ -193,7 +196,7 @@ def _accelerator(config: Config) -> None:
     config.policy.hidden = (128, 128)
     config.rollout.chunk = 4096
     config.rollout.device.update(lanes=8192, block=25)
-    config.archive.update(cells={"ant": 10, "hopper": 1000}.get(config.task.name, 100), iterations=600)
+    config.archive.update(cells={"ant": 10, "hopper": 1000}.get(config.task.name, 100))
     config.archive.map_elites.batch = 16384
     config.archive.hybrid.verify = 2048
     config.archive.ppga.emitter.update(gradient_updates=10, walk_updates=10)

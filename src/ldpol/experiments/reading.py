@@ -79,9 +79,10 @@ def _read(tower: TextTower, params: PyTree, bank: TextBank, row: Array) -> Array
 
 def _bounds(said: list[Caption], names: tuple[str, ...]) -> Claimed:
     """Return what the P captions of an elite claim of each trait, `[P, C]`."""
-    low, high = np.full((2, len(said), len(names)), np.inf, np.float32) * np.float32([-1, 1])[:, None, None]
+    low = np.full((len(said), len(names)), -np.inf, np.float32)
+    high = -low
     for i, caption in enumerate(said):
         for claim in caption.claims:
             place = names.index(claim.trait)
             low[i, place], high[i, place] = claim.low, claim.high
-    return Claimed(low, high)
+    return Claimed(jnp.asarray(low), jnp.asarray(high))
