@@ -16,6 +16,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("language",),
     ("generator",),
+    ("precision",),
+    ("baselines",),
     ("evaluation",),
     ("report",),
     (ROOT,),  # the re-exports: for users and experiments, not for the modules below

@@ -296,7 +296,7 @@ class PolicyGenerator:
 
     def save(self, path: Path | str) -> None:
         """Write the generator to a folder; `ldpol.load` reads it."""
-        storage.save(Path(path), _arrays(self), kind=KIND, about=_settings(self))
+        storage.save(Path(path), arrays_of(self), kind=KIND, about=settings_of(self))
 
     def export(self, path: Path | str, *, platforms: tuple[str, ...] = ("cpu", "cuda")) -> None:
         """Write a `jax.export` artifact that needs only jax to run.
@@ -334,7 +334,15 @@ def load(path: Path | str) -> PolicyGenerator:
       FileNotFoundError: if there is none.
       ValueError: if it is damaged or of another kind.
     """
-    arrays, about = storage.load(Path(path), kind=KIND)
+    return rebuild(*storage.load(Path(path), kind=KIND), path)
+
+
+def rebuild(arrays: Mapping[str, Any], about: Mapping[str, Any], path: Path | str) -> PolicyGenerator:
+    """Put a generator that was read from `path` together again; inverse of `arrays_of` and `settings_of`.
+
+    Raises:
+      ValueError: if something is missing or unknown.
+    """
     try:
         static = {name: parse(about[name]) for name, parse in _PARSERS.items()}
         arrays = jax.tree.map(jnp.asarray, arrays)
@@ -369,12 +377,14 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _arrays(generator: PolicyGenerator) -> dict[str, PyTree]:
+def arrays_of(generator: PolicyGenerator) -> dict[str, PyTree]:
+    """Return the arrays of a generator by name."""
     names = [field.name for field in dataclasses.fields(generator) if field.metadata.get("pytree_node", True)]
     return serialization.to_state_dict({name: getattr(generator, name) for name in names})
 
 
-def _settings(generator: PolicyGenerator) -> dict[str, Any]:
+def settings_of(generator: PolicyGenerator) -> dict[str, Any]:
+    """Return everything else of a generator as JSON values."""
     settings = {}
     for name in _PARSERS:
         value = getattr(generator, name)

@@ -1,0 +1,180 @@
+"""Fewer bits a number: any model in half precision or int8, as one file whose length is what it costs to keep.
+
+Models are computed with in float32; only what lies on the disk is coarser.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol import storage
+from ldpol.generator import PolicyGenerator, arrays_of, rebuild, settings_of
+from ldpol.types import Array, PyTree
+
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+SMALL = 256
+"""Tensors with fewer numbers stay in float16 where the others go to int8: they weigh nothing."""
+_MAGIC = b"LDPOL001"
+_NODE = frozenset(("int8", "scale"))
+
+
+def compress(tree: PyTree, precision: Precision) -> PyTree:
+    """Store a pytree's floating-point tensors in fewer bits.
+
+    Args:
+      tree: any pytree of arrays, for instance a `PolicyGenerator`; vmap it for N policies.
+      precision: of the result. `int8` quantises matrices (`quantise`); vectors and small tensors become float16.
+
+    Returns:
+      The same pytree with other dtypes; quantised tensors are dicts of `int8` and `scale`. `expand` leads back.
+
+    Raises:
+      ValueError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+
+    def one(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        if precision == "int8":
+            return quantise(leaf) if leaf.ndim > 1 and leaf.size >= SMALL else leaf.astype(jnp.float16)
+        return leaf.astype(precision)
+
+    return jax.tree.map(one, tree)
+
+
+def expand(tree: PyTree) -> PyTree:
+    """Return what `compress` made as float32 again; other dtypes than floating-point and int8 nodes stay."""
+
+    def one(node: Any) -> Any:
+        if _is_quantised(node):
+            return node["int8"].astype(jnp.float32) * node["scale"]
+        node = jnp.asarray(node)
+        return node.astype(jnp.float32) if jnp.issubdtype(node.dtype, jnp.floating) else node
+
+    return jax.tree.map(one, tree, is_leaf=_is_quantised)
+
+
+def quantise(matrix: Array) -> dict[str, Array]:
+    """Round a tensor to 255 levels a channel, symmetric around zero.
+
+    Leading axes count as one, so that a convolution is a matrix too; channels are the rows or the columns, whichever
+    are fewer, so that their scales cost little.
+
+    Args:
+      matrix: `[..., n]`, at least two axes.
+
+    Returns:
+      `int8` of the same shape and a float32 `scale` that broadcasts against it; the error is at most half a scale.
+    """
+    rows = math.prod(matrix.shape[:-1])
+    channels = tuple(range(matrix.ndim - 1)) if matrix.shape[-1] <= rows else (matrix.ndim - 1,)
+    largest = jnp.abs(matrix).max(channels, keepdims=True)
+    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
+    return {"int8": jnp.clip(jnp.round(matrix / scale), -127, 127).astype(jnp.int8), "scale": scale}
+
+
+def _is_quantised(node: Any) -> bool:
+    return isinstance(node, dict) and frozenset(node) == _NODE
+
+
+def pack(tree: PyTree, about: Mapping[str, Any] | None = None) -> bytes:
+    """Write a pytree as one block of bytes: a JSON header, its length and checksum, and the raw numbers.
+
+    Args:
+      tree: dicts, lists, tuples and dataclasses of arrays; `unpack` returns nested dicts.
+      about: JSON-able description, returned by `unpack`.
+    """
+    tensors, parts = [], []
+    for place, leaf in jax.tree.leaves_with_path(tree):
+        value = np.asarray(leaf)
+        tensors.append([[_name(step) for step in place], str(value.dtype), list(value.shape)])
+        parts.append(value.tobytes())
+    content = b"".join(parts)
+    header = {"about": dict(about or {}), "tensors": tensors}
+    encoded = _encode(header | {"sha256": hashlib.sha256(_encode(header) + content).hexdigest()})
+    return _MAGIC + len(encoded).to_bytes(8, "little") + encoded + content
+
+
+def unpack(content: bytes, what: str = "the file") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what `pack` wrote: nested dicts of NumPy arrays, and `about`. Nothing in it is executed.
+
+    Raises:
+      ValueError: if it is damaged or something else; `what` names it.
+    """
+    start = len(_MAGIC) + 8
+    if content[: len(_MAGIC)] != _MAGIC:
+        raise ValueError(f"{what} is not a packed model")
+    try:
+        end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
+        header = json.loads(content[start:end])
+        numbers = content[end:]
+        stated = header.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{what} is damaged; write it again") from error
+    if hashlib.sha256(_encode(header) + numbers).hexdigest() != stated:
+        raise ValueError(f"{what} is damaged; write it again")
+    tree: dict[str, Any] = {}
+    offset = 0
+    for place, dtype, shape in header["tensors"]:
+        value = np.frombuffer(numbers, jnp.dtype(dtype), math.prod(shape), offset).reshape(shape)
+        offset += value.nbytes
+        node = tree
+        for step in place[:-1]:
+            node = node.setdefault(step, {})
+        node[place[-1]] = value
+    return tree, header["about"]
+
+
+def _encode(header: Mapping[str, Any]) -> bytes:
+    return json.dumps(header, separators=(",", ":")).encode()
+
+
+def _name(step: Any) -> str:
+    return str(next(getattr(step, name) for name in ("key", "name", "idx") if hasattr(step, name)))
+
+
+def nbytes(tree: PyTree) -> int:
+    """Return the bytes of a model's file: its numbers as they are stored, and the header that says what they are."""
+    about = settings_of(tree) if isinstance(tree, PolicyGenerator) else None
+    return len(pack(_plain(tree), about))
+
+
+def size(tree: PyTree) -> int:
+    """Return the numbers of a model, scales of quantised tensors included."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def write(generator: PolicyGenerator, path: Path | str, precision: Precision = "float32") -> int:
+    """Write a generator as one file of `nbytes(compress(generator, precision))` bytes, and return how many."""
+    content = pack(_plain(compress(generator, precision)), settings_of(generator))
+    storage.write_bytes(Path(path), content)
+    return len(content)
+
+
+def read(path: Path | str) -> PolicyGenerator:
+    """Read a generator written by `write`; it samples in float32.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is damaged or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no packed generator at {path}")
+    arrays, about = unpack(path.read_bytes(), str(path))
+    return rebuild(expand(arrays), about, path)
+
+
+def _plain(tree: PyTree) -> PyTree:
+    return arrays_of(tree) if isinstance(tree, PolicyGenerator) else tree

@@ -1,0 +1,111 @@
+"""Stored in fewer bits: how far rounding moves a number, what a file weighs, and what comes back from it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_generator import SHAPE, WANTED, make_generator, vector
+
+from ldpol import precision
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return make_generator()
+
+
+@pytest.mark.parametrize("shape", [(3, 100), (100, 3), (3, 3, 4, 16), (40, 40)])
+def test_int8_error_is_half_a_step(shape):
+    matrix = jax.random.normal(jax.random.key(0), shape) * 10.0 ** jax.random.uniform(
+        jax.random.key(1), shape[:-1] + (1,), minval=-3
+    )
+    stored = precision.quantise(matrix)
+    assert stored["int8"].dtype == jnp.int8 and stored["int8"].shape == shape
+    back = np.asarray(precision.expand(stored))
+    assert (np.abs(back - matrix) <= 0.5001 * np.asarray(stored["scale"])).all()
+    assert stored["scale"].size == min(shape[-1], matrix.size // shape[-1])
+    # The largest number of a channel is a step exactly.
+    assert np.abs(stored["int8"]).max() == 127
+
+
+def test_a_channel_of_zeros_stays_zero():
+    matrix = jnp.zeros((40, 20)).at[:, 3].set(2.0)
+    np.testing.assert_array_equal(precision.expand(precision.compress(matrix, "int8")), matrix)
+
+
+@pytest.mark.parametrize(("name", "error"), [("float32", 0.0), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
+def test_half_precision_rounds_by_its_mantissa(name, error):
+    tree = {"a": jax.random.normal(jax.random.key(0), (30, 20)), "steps": jnp.arange(3)}
+    back = precision.expand(precision.compress(tree, name))
+    assert back["a"].dtype == jnp.float32 and back["steps"].dtype == jnp.int32
+    assert (jnp.abs(back["a"] - tree["a"]) <= error * jnp.abs(tree["a"])).all()
+
+
+def test_small_tensors_and_vectors_stay_in_half_precision():
+    stored = precision.compress(
+        {"vector": jnp.ones(1000), "small": jnp.ones((3, 3)), "big": jnp.ones((20, 20))}, "int8"
+    )
+    assert stored["vector"].dtype == stored["small"].dtype == jnp.float16
+    assert set(stored["big"]) == {"int8", "scale"}
+
+
+def test_vmap_is_a_loop():
+    batch = jax.random.normal(jax.random.key(0), (5, 20, 30))
+    together = jax.vmap(precision.quantise)(batch)
+    for i in range(5):
+        alone = precision.quantise(batch[i])
+        np.testing.assert_array_equal(together["int8"][i], alone["int8"])
+        np.testing.assert_allclose(together["scale"][i], alone["scale"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_a_file_comes_back_and_weighs_what_is_said(name, generator, tmp_path):
+    written = precision.write(generator, tmp_path / "model", name)
+    compressed = precision.compress(generator, name)
+    assert written == (tmp_path / "model").stat().st_size == precision.nbytes(compressed)
+    back = precision.read(tmp_path / "model")
+    assert back.shape == SHAPE and back.grid == generator.grid and back.settings == generator.settings
+    for found, expected in zip(jax.tree.leaves(back), jax.tree.leaves(precision.expand(compressed)), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
+    sample = jax.jit(lambda model: model.sample(jax.random.key(3), WANTED))
+    exact, coarse = vector(sample(generator)), vector(sample(back))
+    assert np.linalg.norm(coarse - exact) <= {"float32": 0.0, "float16": 0.01, "bfloat16": 0.1, "int8": 0.1}[
+        name
+    ] * np.linalg.norm(exact)
+
+
+def test_precisions_are_ordered_by_weight(generator):
+    four, half, brain, one = (
+        precision.nbytes(precision.compress(generator, name)) for name in ("float32", "float16", "bfloat16", "int8")
+    )
+    assert half > one and abs(half - brain) < 500
+    # Two bytes less a number; the names of the types in the header differ by a letter or so a tensor.
+    assert abs(four - half - 2 * precision.size(generator)) < 500
+
+
+def test_pack_keeps_every_dtype_and_place():
+    tree = {"a": {"b": jnp.arange(6, dtype=jnp.int8).reshape(2, 3)}, "c": [jnp.ones(2, jnp.bfloat16), jnp.zeros(())]}
+    back, about = precision.unpack(precision.pack(tree, {"x": [1, "y"]}))
+    assert about == {"x": [1, "y"]}
+    np.testing.assert_array_equal(back["a"]["b"], tree["a"]["b"])
+    assert back["c"]["0"].dtype == jnp.bfloat16 and back["c"]["1"].shape == ()
+
+
+def test_bad_files_and_names(generator, tmp_path):
+    with pytest.raises(ValueError, match="unknown precision 'int4'; choose one of float32"):
+        precision.compress(generator, "int4")
+    with pytest.raises(FileNotFoundError, match="no packed generator"):
+        precision.read(tmp_path / "none")
+    path = tmp_path / "model"
+    precision.write(generator, path)
+    whole = path.read_bytes()
+    for damaged, said in (
+        (whole[:-4], "damaged"),
+        (whole[:40] + b"x" + whole[41:], "damaged"),
+        (whole[:12], "damaged"),
+        (b"something else entirely", "not a packed model"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=said):
+            precision.read(path)
