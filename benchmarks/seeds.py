@@ -7,10 +7,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t as student
-
 from ldpol import storage
+from ldpol.evaluation.intervals import over_seeds as interval
 
 COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "js_divergence")
 ROWS = {
@@ -22,15 +20,6 @@ ROWS = {
     "original, played again (ceiling)": ("ceiling",),
 }
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
-
-
-def interval(values: list[float]) -> dict[str, float | None]:
-    """Mean and 95 % interval of the mean (Student's t); a single value has none."""
-    data = np.asarray(values, float)
-    if len(data) < 2:
-        return {"mean": float(data.mean()), "low": None, "high": None}
-    half = float(student.ppf(0.975, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
-    return {"mean": float(data.mean()), "low": float(data.mean() - half), "high": float(data.mean() + half)}
 
 
 def show(value: dict[str, float | None], form: str = ".3f") -> str:

@@ -1,7 +1,7 @@
 """One policy pi(a | s, m) for all measures, cloned from the archive: what one would try first.
 
-The measures scale and shift every layer (FiLM, Perez et al. 2018), so that for given measures it is a plain MLP: `fold`.
-It learns from the same states, actions and draws of elites as the autoencoder does.
+The measures scale and shift every layer (FiLM, Perez et al. 2018), so that for given measures it is a plain MLP
+(`fold`). It learns from the same states, actions and draws of elites as the autoencoder does.
 """
 
 from typing import NamedTuple

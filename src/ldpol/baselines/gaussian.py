@@ -1,5 +1,7 @@
 """Principal components of the parameters, and a Gaussian of their coefficients given the measures."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,8 +82,10 @@ def fit(
 def truncate(model: PrincipalGaussian, components: int) -> PrincipalGaussian:
     """Return what `fit` would have found with fewer components: the leading blocks of everything."""
     parts = model.coefficients
-    kept = parts.replace(weights=parts.weights[:, :components], factor=parts.factor[:components, :components])
-    return model.replace(basis=model.basis[:components], coefficients=kept)
+    kept = dataclasses.replace(
+        parts, weights=parts.weights[:, :components], factor=parts.factor[:components, :components]
+    )
+    return dataclasses.replace(model, basis=model.basis[:components], coefficients=kept)
 
 
 def generate(model: PrincipalGaussian, key: Key, measures: Array) -> Params:

@@ -1,8 +1,10 @@
 """Means with intervals: everything measured on sequences is a ratio of two sums over them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 
 class Ratio(NamedTuple):
@@ -80,6 +82,16 @@ def difference(one: Ratio, other: Ratio, *, level: float = 0.95, resamples: int 
 def paired(one: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     """Return the mean of `one` less `other`, both `[N]`, with its paired interval, as JSON values."""
     return difference(Ratio(one, np.ones(len(one))), Ratio(other, np.ones(len(other)))).as_json()
+
+
+def over_seeds(values: Sequence[float], level: float = 0.95) -> dict[str, float | None]:
+    """Return `mean`, `low` and `high` of the mean of independent runs (Student's t); a single value has no interval."""
+    data = np.asarray(values, float)
+    mean = float(data.mean())
+    if len(data) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    half = float(student.ppf(0.5 + level / 2, len(data) - 1) * data.std(ddof=1) / np.sqrt(len(data)))
+    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -14,6 +14,10 @@ From a quality-diversity archive to one generative model of its policies. The st
   evaluate   play everything again, compare, count cells  -> WORKDIR/eval
   report     figures and one HTML page                    -> WORKDIR/report.html
 
+And of its own, many models of one archive compared:
+
+  study      ours, the published method, baselines        -> WORKDIR/retention.json
+
 An interrupted stage goes on where it stopped when the same command is given again.
 """
 
@@ -25,6 +29,8 @@ configs and variants:
   experiments/walker2d.py:paper   the published method, unchanged
   a search before it chooses what makes the archive: map_elites_cpu, ppga_cpu, hybrid_cpu, ppga_gpu, ...
   likewise hopper.py, halfcheetah.py, ant.py, humanoid.py
+
+  experiments/studies/retention.py, for the study alone
 
 any key of the config can be set: --config.seed=1 --config.archive.iterations=20
 (see the config with --show); what evaluate measures: --config.eval.suites=reconstruction,guidance
@@ -43,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("stage", choices=("archive", "train", "evaluate", "report"), metavar="STAGE")
+    parser.add_argument("stage", choices=("archive", "train", "evaluate", "report", "study"), metavar="STAGE")
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT", help="Python file with get_config(variant)")
     parser.add_argument("--workdir", type=Path, required=True, metavar="FOLDER", help="where the run lives")
     parser.add_argument("--show", action="store_true", help="print the config with all overrides and stop")
@@ -76,8 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         session.start_jax()
         from ldpol.experiments import archive, evaluate, train
+        from ldpol.experiments.study import stage as study
 
-        stages = {"archive": archive.run, "train": train.run, "evaluate": evaluate.run}
+        stages = {"archive": archive.run, "train": train.run, "evaluate": evaluate.run, "study": study.run}
         stages[options.stage](config, options.workdir)
     except (ValueError, FileNotFoundError, OSError) as error:
         if isinstance(error, OSError | ValueError) and is_ours(error):

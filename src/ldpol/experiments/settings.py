@@ -43,12 +43,17 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]}") from error
     config.lock()
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ConfigError(f"override {override!r} has no value; write --config.{key}=VALUE")
-        _set(config, key, text)
+    for text in overrides:
+        override(config, text)
     return config
+
+
+def override(config: Config, text: str) -> None:
+    """Set one key of a config in place, given as `key.subkey=value`; `ConfigError` as in `load_config`."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"override {text!r} has no value; write --config.{key}=VALUE")
+    _set(config, key, value)
 
 
 def _set(config: Config, key: str, text: str) -> None:

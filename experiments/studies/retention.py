@@ -1,0 +1,122 @@
+"""How small can an archive of walker2d become, and what is left of it? Ours, the published method, and baselines.
+
+    python -m ldpol.experiments study --config experiments/studies/retention.py --workdir runs/retention
+    (with --config.archive=runs/demo it takes the archive of a finished run; otherwise it searches one first)
+
+Every row is trained or fitted for every seed on one archive, played by the protocol of the evaluate stage, and kept in
+`rows/` as soon as it is finished; `retention.json` and `retention.png` hold what there is by then. Some rows or seeds
+alone: --config.only=ours,ours_int8 --config.seeds=0
+
+Variants: cpu (default), smoke.
+"""
+
+from ml_collections import ConfigDict
+
+from ldpol.experiments.study.plan import row
+
+PAPER = "experiments/walker2d.py:paper"
+SMALL_DENOISER = ("train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=48")
+
+
+def rank(number: int, *more: str) -> tuple[str, ...]:
+    return (f"train.autoencoder.architecture.rank={number}", *more)
+
+
+def steps(autoencoder: int, denoiser: int) -> tuple[str, ...]:
+    return (f"train.autoencoder.optimiser.steps={autoencoder}", f"train.denoiser.optimiser.steps={denoiser}")
+
+
+def published(width: int) -> tuple[str, ...]:
+    return (f"train.autoencoder.architecture.hidden={width}", f"train.autoencoder.architecture.context={width}")
+
+
+def ours() -> dict[str, ConfigDict]:
+    small = ("train.autoencoder.architecture.context=64", "train.autoencoder.architecture.hidden=16")
+    rows = {
+        "ours": row("ours"),
+        **{f"steps_{number}": row("ours", parent="ours", steps=number) for number in (1, 2, 8)},
+        "ours_bfloat16": row("ours", parent="ours", precision="bfloat16"),
+        "ours_int8": row("ours", parent="ours", precision="int8"),
+        "rank_48": row("ours", overrides=rank(48)),
+        "rank_12": row("ours", overrides=rank(12)),
+        "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
+        "small_denoiser": row("ours", overrides=SMALL_DENOISER),
+        "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
+        "rank_12_small_int8": row("ours", parent="rank_12_small", precision="int8"),
+        "rank_6_small": row("ours", overrides=rank(6, *small, *SMALL_DENOISER)),
+        "rank_6_small_int8": row("ours", parent="rank_6_small", precision="int8"),
+    }
+    return rows
+
+
+def baselines() -> dict[str, ConfigDict]:
+    matched = {"ours": "float32", "ours_int8": "int8", "rank_6_small_int8": "int8"}
+    rows = {
+        "latents": row("latents", parent="ours"),
+        "latents_int8": row("latents", parent="ours", precision="int8"),
+        "archive_float16": row("quantised", precision="float16"),
+        "archive_int8": row("quantised", precision="int8"),
+    }
+    for match, precision in matched.items():
+        rows[f"subsampled_like_{match}"] = row("subsampled", match=match, precision=precision)
+        rows[f"gaussian_like_{match}"] = row("gaussian", match=match, precision=precision)
+    rows["gaussian_mean_like_ours"] = row("gaussian", match="ours", temperature=0.0)
+    rows |= {
+        "cvae": row("cvae", overrides=("train.autoencoder.loss.kl=2e-2", "train.denoiser.optimiser.steps=200")),
+        "cvae_fitted": row("cvae", parent="ours", prior="fitted"),
+        "cloned_384": row("cloned", hidden=(384, 384), steps=6000),
+        "cloned_192": row("cloned", hidden=(192, 192), steps=15000),
+        "cloned_96": row("cloned", hidden=(96, 96), steps=30000),
+        "cloned_192_int8": row("cloned", hidden=(192, 192), steps=15000, precision="int8"),
+    }
+    return rows
+
+
+def paper() -> dict[str, ConfigDict]:
+    """The published settings at our wall-clock, with its own denoiser of millions of parameters and with ours."""
+    ours = ("train.denoiser.architecture.channels=(16,32)", "train.denoiser.architecture.embedding=80")
+    return {
+        "paper": row("paper", train=PAPER, overrides=steps(12000, 1500)),
+        "paper_small": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *ours)),
+        "paper_small_8": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *ours, *published(8))),
+    }
+
+
+def get_config(variant: str = "cpu") -> ConfigDict:
+    if variant not in ("cpu", "smoke"):
+        raise KeyError(f"unknown variant {variant!r}; the variants are cpu and smoke")
+    config = ConfigDict()
+    config.base = "experiments/walker2d.py:cpu"
+    config.overrides = ()
+    config.archive = ""  # work directory of a finished run; empty: search one first
+    config.seeds = (0, 1, 2)
+    config.only = ("all",)  # or names of rows
+    config.collected = "ours"  # the row whose states clones learn from, and in which diversity is measured
+    config.diversity = {"conditions": 64, "samples": 4, "states": 32}
+    config.rows = ours() | paper() | baselines()
+    if variant == "smoke":
+        _smoke(config)
+    return config
+
+
+def _smoke(config: ConfigDict) -> None:
+    """One row of every kind, once; the numbers mean nothing."""
+    config.base = "experiments/walker2d.py:smoke"
+    config.diversity.update(conditions=4, samples=2, states=8)
+    config.seeds = (0, 1)
+    few = (*steps(20, 20), "train.steps_per_call=20")
+    width = ("train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=16")
+    size = {"hidden": (8, 8), "embedding": 8, "joint": 4, "steps": 40}
+    config.rows = {
+        "ours": row("ours"),
+        "steps_1": row("ours", parent="ours", steps=1),
+        "ours_int8": row("ours", parent="ours", precision="int8"),
+        "paper": row("paper", train="experiments/walker2d.py:paper", overrides=(*few, *width)),
+        "latents": row("latents", parent="ours"),
+        "archive_int8": row("quantised", precision="int8"),
+        "subsampled": row("subsampled", match="ours_int8"),
+        "gaussian": row("gaussian", match="ours_int8", precision="int8", directions=8),
+        "cvae": row("cvae", overrides=("train.autoencoder.loss.kl=2e-2", "train.denoiser.optimiser.steps=20")),
+        "cvae_fitted": row("cvae", parent="ours", prior="fitted", directions=8),
+        "cloned": row("cloned", **size),
+    }

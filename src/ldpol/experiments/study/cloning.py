@@ -1,0 +1,95 @@
+"""Clone one measure-conditioned policy: the collected states and the rounds of DAgger that the autoencoder has."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.baselines import cloned
+from ldpol.baselines.cloned import Cloned, ClonedConfig
+from ldpol.experiments import session, settings
+from ldpol.experiments.study.ground import Ground
+from ldpol.experiments.study.plan import Row
+from ldpol.model.dataset import Dataset
+from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps
+from ldpol.rollout import RolloutConfig, evaluate, keep_states, over_chunks, policy_mesh
+from ldpol.types import Array, Key, PyTree
+
+Play = Callable[[Cloned, PyTree, Key], PyTree]
+
+
+def run(ground: Ground, row: Row, data: Dataset) -> Cloned:
+    """Train the policy; between rounds it plays, and the elites say what they would do where it went.
+
+    Args:
+      ground: the archive.
+      row: sizes and steps.
+      data: what was collected from the elites, with room for the states of the rounds.
+    """
+    own, section = row.settings, ground.config.train
+    sizes = {name: own[name] for name in ("hidden", "embedding", "octaves", "joint")}
+    config = ClonedConfig(**sizes, noise=section.autoencoder.loss.noise)
+    config = config._replace(policies=section.autoencoder.loss.policies, states=section.autoencoder.loss.states)
+    descent = settings.build(OptimiserConfig, section.autoencoder.optimiser)
+    descent = descent._replace(steps=own["steps"], rate=own["rate"])
+    init_key, train_key, dagger_key = jax.random.split(ground.key(8), 3)
+    normal = cloned.normaliser(data)
+    state = jax.jit(partial(cloned.start, config, descent))(data, init_key)
+
+    @partial(jax.jit, static_argnames="steps", donate_argnums=0)
+    def loop(state: TrainState, key: Key, data: Dataset, steps: int) -> tuple[TrainState, dict[str, Array]]:
+        return scan_steps(lambda s, k: cloned.step(config, descent, data, normal, s, k), state, key, steps)
+
+    state, rounds, done = jax.tree.map(jnp.copy, state), section.autoencoder.dagger_rounds, 0
+    play = _player(ground)
+    with session.progress(f"study: cloning {row.name}", descent.steps, unit="step") as bar:
+        for number in range(rounds + 1):
+            bound = descent.steps * (number + 1) // (rounds + 1)
+            while done < bound:
+                steps = min(section.steps_per_call, bound - done)
+                state, metrics = loop(state, train_key, data, steps)
+                done += steps
+                bar.set_postfix_str(f"loss {float(metrics['loss']):.4f}", False)
+                bar.update(steps)
+            if number < rounds:
+                model = cloned.finish(ground.archive.grid, data, normal, config, state)
+                data = _round(ground, model, data, jax.random.fold_in(dagger_key, number), play, config.noise)
+    return cloned.finish(ground.archive.grid, data, normal, config, state)
+
+
+def _player(ground: Ground) -> Play:
+    """Return the compiled program that plays styles of a policy and keeps the states they visit."""
+    collect = ground.config.train.collect
+    recorder = keep_states(ground.task, collect.states)
+    device = settings.build(RolloutConfig, ground.config.rollout.device)
+
+    @jax.jit
+    def play(model: Cloned, styles: PyTree, keys: Key) -> PyTree:
+        how = {"episodes": collect.episodes, "config": device, "mesh": policy_mesh(), "recorder": recorder}
+        return evaluate(ground.task, partial(cloned.apply, model), styles, keys, **how)
+
+    return play
+
+
+def _round(ground: Ground, model: Cloned, data: Dataset, key: Key, play: Play, noise: float) -> Dataset:
+    """Add the states that the policy visits and what the elites would do there (Ross et al. 2011)."""
+    trained, config = ground.trained, ground.config
+    label_key, play_key = jax.random.split(key)
+    places = data.measures + noise * jax.random.normal(label_key, data.measures.shape)
+    grid = trained.grid
+    wanted = jnp.asarray(grid.low) + places * (jnp.asarray(grid.high) - jnp.asarray(grid.low))
+    styles = jax.jit(jax.vmap(partial(cloned.generate, model, play_key)))(wanted)
+    with session.progress("study: rollouts of the clone", len(trained), unit="policy") as bar:
+        _, (states, _) = over_chunks(
+            partial(play, model), styles, play_key, size=config.rollout.chunk, mesh=policy_mesh(), done=bar.update
+        )
+    states = states.reshape(len(trained), -1, ground.task.observation_size)
+    act = jax.jit(jax.vmap(lambda params, seen: trained.shape.apply(params, seen)))
+    filled = int(data.filled)
+    columns = slice(filled, filled + states.shape[1])
+    kept, actions = np.array(data.states), np.array(data.actions)
+    kept[:, columns], actions[:, columns] = states, act(trained.policies, states)
+    return dataclasses.replace(data, states=kept, actions=actions, filled=np.asarray(columns.stop, np.int32))

@@ -1,0 +1,168 @@
+"""How each method of a study makes its model from the ground, in as many bytes as it is allowed."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldpol import generator as generators
+from ldpol import storage
+from ldpol.archive import Archive
+from ldpol.baselines import cloned, cvae, gaussian, latents, quantised, subsampled
+from ldpol.experiments import session, settings, train
+from ldpol.experiments.settings import Config, ConfigError
+from ldpol.experiments.study import cloning
+from ldpol.experiments.study.ground import Ground, Model, collected, link
+from ldpol.experiments.study.plan import Row
+from ldpol.generator import PolicyGenerator
+from ldpol.model import autoencoder, optimiser
+from ldpol.model.optimiser import OptimiserConfig
+from ldpol.precision import compress, expand, nbytes, size
+from ldpol.types import Array, Key, Params, PyTree
+
+
+def fit(ground: Ground, row: Row, config: Config, budget: int, data_of: str) -> Model:
+    """Make the model of a row, training first where its method needs that.
+
+    Args:
+      ground: the archive and its scores.
+      row: what to make.
+      config: of the row's training.
+      budget: bytes that models without a size of their own may take; 0 where nothing is to be matched.
+      data_of: the training whose collected states a clone learns from.
+    """
+    if row.training:
+        folder = ground.folder / row.training
+        folder.mkdir(parents=True, exist_ok=True)
+        link(folder / "archive", Path("..") / "archive")
+        train.run(config, folder)
+    timer = session.Timer()
+    make: dict[str, Callable[[], Model]] = {
+        "ours": lambda: _generator(ground, row),
+        "paper": lambda: _generator(ground, row),
+        "quantised": lambda: _quantised(ground, row),
+        "subsampled": lambda: _subsampled(ground, row, budget),
+        "gaussian": lambda: _gaussian(ground, row, budget),
+        "cloned": lambda: _cloned(ground, row, data_of),
+        "cvae": lambda: _cvae(ground, row, config),
+        "latents": lambda: _latents(ground, row, config),
+    }
+    model = make[row.method]()
+    seconds = timer.seconds
+    if row.training:
+        seconds += storage.read_json(ground.folder / row.training / "train" / "metrics.json")["seconds"]
+    return Model(model.tree, model.sample, model.bytes, model.size, seconds, model.apply)
+
+
+def _model(tree: PyTree, sample: Any, apply: Any = None) -> Model:
+    return Model(tree, sample, nbytes(tree), size(tree), 0.0, apply)
+
+
+def _largest(weigh: Callable[[int], int], most: int, budget: int, row: Row) -> int:
+    """Return the largest number from 1 to `most` whose model weighs no more than the budget; weights increase."""
+    if budget <= 0:
+        raise ConfigError(f"row {row.name!r} ({row.method}) has no size of its own: name a row with settings.match")
+    if weigh(1) > budget:
+        raise ConfigError(f"row {row.name!r}: the smallest {row.method} model weighs {weigh(1)} bytes, over {budget}")
+    low, high = 1, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if weigh(middle) <= budget else (low, middle - 1)
+    return low
+
+
+def _generator(ground: Ground, row: Row) -> Model:
+    stored = generators.load(ground.folder / row.training / "model")
+    steps = row.settings["steps"] or stored.steps
+    stored = dataclasses.replace(stored, steps=steps, guidance=row.settings["guidance"])
+    stored = compress(stored, row.precision)
+
+    def sample(tree: PolicyGenerator, key: Key, measures: Array) -> Params:
+        return expand(tree).sample(key, measures)
+
+    return _model(stored, sample)
+
+
+def _quantised(ground: Ground, row: Row) -> Model:
+    trained = ground.trained
+    return _model(quantised.fit(trained.policies, trained.measures, row.precision), quantised.generate)
+
+
+def _subsampled(ground: Ground, row: Row, budget: int) -> Model:
+    trained, precision = ground.trained, row.precision
+
+    def weigh(count: int) -> int:
+        policies = jax.tree.map(lambda leaf: leaf[:count], trained.policies)
+        return nbytes(quantised.fit(policies, trained.measures[:count], precision))
+
+    count = _largest(weigh, len(trained), budget, row)
+    args = (trained.grid, trained.policies, trained.fitness, trained.measures)
+    return _model(subsampled.fit(*args, count=count, precision=precision), subsampled.generate)
+
+
+def _gaussian(ground: Ground, row: Row, budget: int) -> Model:
+    trained = ground.trained
+    # One component costs at least a byte a parameter.
+    most = max(1, min(len(trained) - 1, trained.shape.size, budget // trained.shape.size))
+    how = {name: value for name, value in row.settings.items() if name != "match"}
+    whole = gaussian.fit(
+        trained.grid, trained.shape, trained.policies, trained.measures, ground.weights, components=most, **how
+    )
+    stored = lambda count: compress(gaussian.truncate(whole, count), row.precision)  # noqa: E731
+    count = _largest(lambda count: nbytes(stored(count)), most, budget, row)
+    return _model(stored(count), gaussian.generate)
+
+
+def _cloned(ground: Ground, row: Row, data_of: str) -> Model:
+    model = cloning.run(ground, row, collected(ground, data_of))
+    return _model(compress(model, row.precision), cloned.generate, cloned.apply)
+
+
+def _cvae(ground: Ground, row: Row, config: Config) -> Model:
+    generator, mean, deviation = _posteriors(ground, row, config)
+    trained = ground.trained
+    model = cvae.fit(generator, mean, deviation, trained.measures, ground.weights, **row.settings)
+    return _model(compress(model, row.precision), cvae.generate)
+
+
+def _latents(ground: Ground, row: Row, config: Config) -> Model:
+    generator, mean, _ = _posteriors(ground, row, config)
+    model = latents.fit(generator, mean, ground.trained.measures)
+    return _model(compress(model, row.precision), latents.generate)
+
+
+def _posteriors(ground: Ground, row: Row, config: Config) -> tuple[PolicyGenerator, Array, Array]:
+    """Return a training's generator, and mean and deviation of the latents of the elites it saw."""
+    folder = ground.folder / row.training
+    generator = generators.load(folder / "model")
+    mean, deviation = encode(config, folder, ground.trained)
+    return generator, mean, deviation
+
+
+def encode(config: Config, folder: Path, trained: Archive) -> tuple[Array, Array]:
+    """Encode elites with the encoder that a finished training left in its checkpoint.
+
+    Args:
+      config: of the training.
+      folder: its work directory.
+      trained: the elites it saw: they fix the encoder's projections.
+
+    Returns:
+      Mean and standard deviation `[n, h, w, c]` of their latents.
+    """
+    built = settings.build(autoencoder.AutoencoderConfig, config.train.autoencoder.architecture)
+    width = trained.measures.shape[1]
+    params = autoencoder.init(trained.shape, built, width, trained.policies, jax.random.key(0))
+    blank = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
+    like = optimiser.start_state(settings.build(OptimiserConfig, config.train.autoencoder.optimiser), blank)
+    state, _ = storage.load_state(folder / "train" / "autoencoder", like, kind="autoencoder")
+    variables = {"params": state.ema["encoder"], "projection": params["encoder"]["projection"]}
+    encoder = autoencoder.Encoder(trained.shape, built)
+    mean, log_variance = jax.jit(
+        lambda variables, policies: jax.lax.map(partial(encoder.apply, variables), policies, batch_size=64)
+    )(variables, trained.policies)
+    return mean, jnp.exp(0.5 * log_variance)
