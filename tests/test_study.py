@@ -78,6 +78,7 @@ def test_rows_alone_bring_what_they_need():
         (("rows.ours_int8.precision", "int4"), "unknown 'int4'; did you mean 'int8'"),
         (("rows.steps_1.parent", "hours"), "rows.steps_1.parent: unknown 'hours'; did you mean 'ours'"),
         (("rows.steps_1.parent", "archive_int8"), "cannot share the training of 'archive_int8'"),
+        (("rows.cloned_int8.parent", "ours"), "cloned cannot share the training of 'ours'"),
         (("rows.steps_1.overrides", ("train.steps_per_call=1",)), "shares the training of 'ours' and cannot change"),
         (("rows.gaussian.settings.match", "our"), "settings.match: unknown 'our'"),
         (("rows.gaussian.settings.match", "gaussian"), "rows wait for each other: gaussian -> gaussian"),

@@ -1,7 +1,7 @@
 """How small can an archive of walker2d become, and what is left of it? Ours, the published method, and baselines.
 
-    python -m ldpol.experiments study --config experiments/studies/retention.py --workdir runs/retention
-    (with --config.archive=runs/demo it takes the archive of a finished run; otherwise it searches one first)
+    python -m ldpol.experiments study --config experiments/studies/retention.py
+    (into runs/retention; --config.archive=runs/demo takes the archive of a finished run, otherwise one is searched)
 
 Every row is trained or fitted for every seed on one archive, played by the protocol of the evaluate stage, and kept in
 `rows/` as soon as it is finished; `retention.json` and `retention.png` hold what there is by then. Some rows or seeds
@@ -64,10 +64,10 @@ def baselines() -> dict[str, ConfigDict]:
     rows |= {
         "cvae": row("cvae", overrides=("train.autoencoder.loss.kl=2e-2", "train.denoiser.optimiser.steps=200")),
         "cvae_fitted": row("cvae", parent="ours", prior="fitted"),
-        "cloned_384": row("cloned", hidden=(384, 384), steps=6000),
-        "cloned_192": row("cloned", hidden=(192, 192), steps=15000),
-        "cloned_96": row("cloned", hidden=(96, 96), steps=30000),
-        "cloned_192_int8": row("cloned", hidden=(192, 192), steps=15000, precision="int8"),
+        "cloned_384": row("cloned", hidden=(384, 384)),
+        "cloned_192": row("cloned", hidden=(192, 192)),
+        "cloned_96": row("cloned", hidden=(96, 96)),
+        "cloned_192_int8": row("cloned", parent="cloned_192", hidden=(192, 192), precision="int8"),
     }
     return rows
 
@@ -105,13 +105,15 @@ def _smoke(config: ConfigDict) -> None:
     config.diversity.update(conditions=4, samples=2, states=8)
     config.seeds = (0, 1)
     few = (*steps(20, 20), "train.steps_per_call=20")
+    # The published encoder alone takes as long to compile as everything else.
+    encoder = ("train.autoencoder.architecture.encoder=projection", "train.autoencoder.architecture.coordinates=8")
     width = ("train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=16")
     size = {"hidden": (8, 8), "embedding": 8, "joint": 4, "steps": 40}
     config.rows = {
         "ours": row("ours"),
         "steps_1": row("ours", parent="ours", steps=1),
         "ours_int8": row("ours", parent="ours", precision="int8"),
-        "paper": row("paper", train="experiments/walker2d.py:paper", overrides=(*few, *width)),
+        "paper": row("paper", train="experiments/walker2d.py:paper", overrides=(*few, *encoder, *width)),
         "latents": row("latents", parent="ours"),
         "archive_int8": row("quantised", precision="int8"),
         "subsampled": row("subsampled", match="ours_int8"),
@@ -119,4 +121,5 @@ def _smoke(config: ConfigDict) -> None:
         "cvae": row("cvae", overrides=("train.autoencoder.loss.kl=2e-2", "train.denoiser.optimiser.steps=20")),
         "cvae_fitted": row("cvae", parent="ours", prior="fitted", directions=8),
         "cloned": row("cloned", **size),
+        "cloned_int8": row("cloned", parent="cloned", precision="int8", **size),
     }

@@ -51,7 +51,9 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("stage", choices=("archive", "train", "evaluate", "report", "study"), metavar="STAGE")
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT", help="Python file with get_config(variant)")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="FOLDER", help="where the run lives")
+    parser.add_argument(
+        "--workdir", type=Path, metavar="FOLDER", help="where the run lives (a study: runs/ and the config's name)"
+    )
     parser.add_argument("--show", action="store_true", help="print the config with all overrides and stop")
     overrides, rest = [], []
     pending = iter(arguments)
@@ -61,7 +63,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
             overrides.append(text if "=" in text else f"{text}={next(pending, '')}".removesuffix("="))
         else:
             rest.append(argument)
-    return parser.parse_args(rest), overrides
+    options = parser.parse_args(rest)
+    if options.workdir is None:
+        if options.stage != "study":
+            parser.error("the following arguments are required: --workdir")
+        options.workdir = Path("runs") / Path(options.config.partition(":")[0]).stem
+    return options, overrides
 
 
 def main(arguments: list[str] | None = None) -> int:

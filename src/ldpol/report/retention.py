@@ -22,9 +22,9 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "subsampled": ("subsampled archive", "#8c8c8c", "<"),
     "quantised": ("quantised archive", "#5b4b8a", ">"),
 }
-TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
-FLOOR = 0.3
-"""Ratios below it are drawn at the lower edge: what is lost anyway must not squeeze the rest."""
+TICKS = (1, 3, 10, 30, 100, 300, 1000, 3000)
+FLOOR = 0.5
+"""Ratios below it are drawn hollow at the lower edge: what is lost anyway must not squeeze the rest."""
 LABELLED = 4
 
 
@@ -72,19 +72,23 @@ def _draw_panel(
     best = _frontier(rows, name)
     top = max([1.0, *(row[name]["high"] or row[name]["mean"] for row in rows)]) + 0.05
     axis.set_ylim(bottom - 0.02, min(top, 1.4))
+    widest = max((row["compression_bytes"]["mean"] for row in best), default=1.0)
     for place, row in enumerate(best):
+        right = row["compression_bytes"]["mean"] == widest and widest > 10
         axis.annotate(
             row["variant"].replace("_", " "),
             (row["compression_bytes"]["mean"], max(row[name]["mean"], bottom)),
-            xytext=(4, 9 if place % 2 else -13),
+            xytext=(-4 if right else 4, 9 if place % 2 else -13),
+            ha="right" if right else "left",
             textcoords="offset points",
             fontsize=8,
             color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
             zorder=4,
         )
     sizes = [row["compression_bytes"]["mean"] for row in rows]
     axis.set_xscale("log")
-    axis.set_xlim(0.8 * min([1.0, *sizes]), 1.7 * max([10.0, *sizes]))
+    axis.set_xlim(0.8 * min([1.0, *sizes]), 2.0 * max([10.0, *sizes]))
     axis.xaxis.set_major_locator(FixedLocator(list(TICKS)))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldpol import storage
 from ldpol.baselines import cloned
 from ldpol.baselines.cloned import Cloned, ClonedConfig
 from ldpol.experiments import session, settings
@@ -21,20 +22,48 @@ from ldpol.types import Array, Key, PyTree
 Play = Callable[[Cloned, PyTree, Key], PyTree]
 
 
-def run(ground: Ground, row: Row, data: Dataset) -> Cloned:
-    """Train the policy; between rounds it plays, and the elites say what they would do where it went.
+def run(ground: Ground, row: Row, data: Dataset) -> tuple[Cloned, float]:
+    """Train the clone of a row, or read what its parent or an earlier run left; and the seconds that took.
 
     Args:
       ground: the archive.
       row: sizes and steps.
       data: what was collected from the elites, with room for the states of the rounds.
+
+    Raises:
+      ConfigError: if what lies there was made with other settings.
     """
-    own, section = row.settings, ground.config.train
+    path = ground.folder / row.training / "clone"
+    about = {"settings": row.about()["settings"], "archive": ground.identity}
+    about |= settings.as_json(ground.config, "seed", "task", "policy", "train")
+    config, _ = _sizes(ground, row)
+    if storage.exists(path):
+        arrays, found = storage.load(path, kind="clone")
+        seconds = found.pop("seconds")
+        session.check_equal(found, about, path)
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        return Cloned(**arrays, config=config, action_size=ground.task.action_size, grid=ground.archive.grid), seconds
+    timer = session.Timer()
+    model = _train(ground, row, data)
+    seconds = timer.seconds
+    arrays = {"params": model.params, "centre": model.centre, "spread": model.spread}
+    storage.save(path, arrays, kind="clone", about=about | {"seconds": seconds})
+    return model, seconds
+
+
+def _sizes(ground: Ground, row: Row) -> tuple[ClonedConfig, OptimiserConfig]:
+    """Return the settings of the policy and its descent: those of the autoencoder but for sizes, steps and rate."""
+    own, section = row.settings, ground.config.train.autoencoder
     sizes = {name: own[name] for name in ("hidden", "embedding", "octaves", "joint")}
-    config = ClonedConfig(**sizes, noise=section.autoencoder.loss.noise)
-    config = config._replace(policies=section.autoencoder.loss.policies, states=section.autoencoder.loss.states)
-    descent = settings.build(OptimiserConfig, section.autoencoder.optimiser)
-    descent = descent._replace(steps=own["steps"], rate=own["rate"])
+    drawn = {name: section.loss[name] for name in ("policies", "states", "noise")}
+    descent = settings.build(OptimiserConfig, section.optimiser)
+    return ClonedConfig(**sizes, **drawn), descent._replace(steps=own["steps"], rate=own["rate"])
+
+
+def _train(ground: Ground, row: Row, data: Dataset) -> Cloned:
+    """Train the policy; between rounds it plays, and the elites say what they would do where it went."""
+    section = ground.config.train
+    config, descent = _sizes(ground, row)
     init_key, train_key, dagger_key = jax.random.split(ground.key(8), 3)
     normal = cloned.normaliser(data)
     state = jax.jit(partial(cloned.start, config, descent))(data, init_key)

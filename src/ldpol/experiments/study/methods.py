@@ -35,7 +35,8 @@ def fit(ground: Ground, row: Row, config: Config, budget: int, data_of: str) -> 
       budget: bytes that models without a size of their own may take; 0 where nothing is to be matched.
       data_of: the training whose collected states a clone learns from.
     """
-    if row.training:
+    trains = row.training and row.method != "cloned"
+    if trains:
         folder = ground.folder / row.training
         folder.mkdir(parents=True, exist_ok=True)
         link(folder / "archive", Path("..") / "archive")
@@ -52,8 +53,8 @@ def fit(ground: Ground, row: Row, config: Config, budget: int, data_of: str) -> 
         "latents": lambda: _latents(ground, row, config),
     }
     model = make[row.method]()
-    seconds = timer.seconds
-    if row.training:
+    seconds = model.seconds or timer.seconds
+    if trains:
         seconds += storage.read_json(ground.folder / row.training / "train" / "metrics.json")["seconds"]
     return Model(model.tree, model.sample, model.bytes, model.size, seconds, model.apply)
 
@@ -118,8 +119,9 @@ def _gaussian(ground: Ground, row: Row, budget: int) -> Model:
 
 
 def _cloned(ground: Ground, row: Row, data_of: str) -> Model:
-    model = cloning.run(ground, row, collected(ground, data_of))
-    return _model(compress(model, row.precision), cloned.generate, cloned.apply)
+    model, seconds = cloning.run(ground, row, collected(ground, data_of))
+    made = _model(compress(model, row.precision), cloned.generate, cloned.apply)
+    return dataclasses.replace(made, seconds=seconds)
 
 
 def _cvae(ground: Ground, row: Row, config: Config) -> Model:

@@ -17,13 +17,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "quantised": {},
     "subsampled": {"match": ""},
     "gaussian": {"match": "", "temperature": 1.0, **_REGRESSION},
-    "cloned": {"hidden": (192, 192), "embedding": 64, "octaves": 5, "joint": 32, "steps": 12000, "rate": 3e-3},
+    "cloned": {"hidden": (192, 192), "embedding": 64, "octaves": 5, "joint": 32, "steps": 36000, "rate": 3e-3},
     "cvae": {"prior": "normal", **_REGRESSION},
     "latents": {},
 }
 """The methods and their own settings. `steps = 0` samples as trained; `match` names the row whose bytes are matched."""
-TRAINED = ("ours", "paper", "cvae", "latents")
-"""Methods that start from a training, their own or their parent's."""
+TRAINED = ("ours", "paper", "cvae", "latents", "cloned")
+"""Methods that start from a training, their own or their parent's; that of a clone is not the train stage's."""
 
 
 def row(method: str, *, parent: str = "", precision: str = "float32", train: str = "", **more: Any) -> Config:
@@ -89,7 +89,7 @@ def read_rows(config: Config) -> list[Row]:
     """
     known = {name: _read(name, part, config) for name, part in config.rows.items()}
     _one_of(config.collected, known, "collected")
-    if known[config.collected].training != config.collected:
+    if known[config.collected].training != config.collected or known[config.collected].method == "cloned":
         raise ConfigError(f"collected = {config.collected!r} names a row without a training of its own")
     for name in config.only:
         _one_of(name, ("all", *known), "only")
@@ -123,7 +123,9 @@ def _read(name: str, part: Config, config: Config) -> Row:
     trained = part.method in TRAINED
     if part.parent:
         parent = _one_of(part.parent, config.rows, f"{where}.parent")
-        if not trained or config.rows[parent].parent or config.rows[parent].method not in TRAINED:
+        other = config.rows[parent].method
+        shared = trained and other in TRAINED and (other == "cloned") == (part.method == "cloned")
+        if not shared or config.rows[parent].parent:
             raise ConfigError(f"{where}: {part.method} cannot share the training of {parent!r}, which has none itself")
         if part.overrides or part.train:
             raise ConfigError(f"{where} shares the training of {parent!r} and cannot change its settings")
