@@ -76,6 +76,11 @@ def _largest(weigh: Callable[[int], int], most: int, budget: int, row: Row) -> i
     return low
 
 
+def _most(trained: Archive, count: int, budget: int) -> int:
+    """Return how many vectors of parameters a budget could hold at a byte a number, at least 1 and at most `count`."""
+    return max(1, min(count, budget // trained.shape.size))
+
+
 def _generator(ground: Ground, row: Row) -> Model:
     stored = generators.load(ground.folder / row.training / "model")
     steps = row.settings["steps"] or stored.steps
@@ -100,15 +105,14 @@ def _subsampled(ground: Ground, row: Row, budget: int) -> Model:
         policies = jax.tree.map(lambda leaf: leaf[:count], trained.policies)
         return nbytes(quantised.fit(policies, trained.measures[:count], precision))
 
-    count = _largest(weigh, len(trained), budget, row)
+    count = _largest(weigh, _most(trained, len(trained), budget), budget, row)
     args = (trained.grid, trained.policies, trained.fitness, trained.measures)
     return _model(subsampled.fit(*args, count=count, precision=precision), subsampled.generate)
 
 
 def _gaussian(ground: Ground, row: Row, budget: int) -> Model:
     trained = ground.trained
-    # One component costs at least a byte a parameter.
-    most = max(1, min(len(trained) - 1, trained.shape.size, budget // trained.shape.size))
+    most = _most(trained, min(len(trained) - 1, trained.shape.size), budget)
     how = {name: value for name, value in row.settings.items() if name != "match"}
     whole = gaussian.fit(
         trained.grid, trained.shape, trained.policies, trained.measures, ground.weights, components=most, **how
