@@ -69,22 +69,23 @@ def _draw_panel(
         axis.axhline(again["mean"], color=CEILING, lw=1.2, ls="--", zorder=1)
         if again["low"] is not None:
             axis.axhspan(again["low"], again["high"], color=CEILING, alpha=0.1, lw=0, zorder=0)
-    best = _frontier(rows, name)
+    best = _frontier([row for row in rows if row[name]["mean"] >= bottom], name)
     top = max([1.0, *(row[name]["high"] or row[name]["mean"] for row in rows)]) + 0.05
     axis.set_ylim(bottom - 0.02, min(top, 1.4))
     widest = max((row["compression_bytes"]["mean"] for row in best), default=1.0)
     for place, row in enumerate(best):
         right = row["compression_bytes"]["mean"] == widest and widest > 10
+        above = place % 2 or row[name]["mean"] < bottom + 0.05
         axis.annotate(
             row["variant"].replace("_", " "),
-            (row["compression_bytes"]["mean"], max(row[name]["mean"], bottom)),
-            xytext=(-4 if right else 4, 9 if place % 2 else -13),
+            (row["compression_bytes"]["mean"], row[name]["mean"]),
+            xytext=(-4 if right else 4, 9 if above else -13),
             ha="right" if right else "left",
             textcoords="offset points",
             fontsize=8,
             color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
-            zorder=4,
+            zorder=2,
         )
     sizes = [row["compression_bytes"]["mean"] for row in rows]
     axis.set_xscale("log")
