@@ -227,7 +227,8 @@ def test_a_clone_scores_as_the_plain_policies_it_is(tmp_path):
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.split(stand.key(2), 5)[1], i))(jnp.arange(6))
     styles = jax.vmap(lambda wanted: cloned.generate(wide, jax.random.key(0), wanted))(jnp.asarray(measures))
     policies = jax.vmap(lambda style: cloned.fold(wide, style))(styles)
-    expected = jax.jit(lambda policies: score_policies(task, plain.apply, policies, keys, episodes=2))(policies)
+    play = jax.jit(lambda policies: score_policies(task, plain.apply, policies, keys, episodes=2).score)
+    expected = play(policies)
     np.testing.assert_allclose(found.fitness, expected.fitness, atol=1e-3)
     np.testing.assert_allclose(found.measures, expected.measures, atol=1e-5)
 

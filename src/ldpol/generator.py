@@ -345,9 +345,10 @@ def rebuild(arrays: Mapping[str, Any], about: Mapping[str, Any], path: Path | st
     """
     try:
         static = {name: parse(about[name]) for name, parse in _PARSERS.items()}
-        arrays = jax.tree.map(jnp.asarray, arrays)
-        scaling = Scaling(**arrays.pop("scaling"))
-        return PolicyGenerator(**arrays, scaling=scaling, **static)
+        # A model without language has no arrays of a reader, and a file no trace of them.
+        parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, dict(arrays))
+        scaling = Scaling(**parts.pop("scaling"))
+        return PolicyGenerator(**parts, scaling=scaling, **static)
     except (KeyError, TypeError) as error:
         raise ValueError(f"the generator at {path} lacks or has unknown settings: {error}") from error
 

@@ -25,9 +25,9 @@ from ldpol.model.dataset import Dataset, elite_weights
 from ldpol.precision import expand, pack
 from ldpol.rollout import Apply, copied_to, policy_mesh, split_over
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, PyTree, Score
+from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
-Play = Callable[[PyTree, Key], Score]
+Play = Callable[[PyTree, Key], Behaviour]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Ground:
       identity: fingerprint of the archive.
       kind: `[N]` which elites training sees, see `held_out`.
       reference, ceiling: `[N]` mean scores of the elites played again, and again.
-      play: `(policies, keys) -> Score` of plain policies, compiled once for the whole study.
+      play: `(policies, keys) -> Behaviour` of plain policies, compiled once for the whole study.
     """
 
     config: Config
@@ -108,7 +108,7 @@ class Ground:
             out_shardings=split_over(policy_mesh()),
         )
         play = self.play if model.apply is None else partial(_own_player(self, model), expand(tree))
-        score = passes.run(
+        played = passes.run(
             self.config,
             self.folder / "passes" / name,
             f"study: playing {name}",
@@ -118,15 +118,15 @@ class Ground:
             about,
             timer,
         )
-        return score, timer.seconds
+        return played.score, timer.seconds
 
 
-def _own_player(ground: Ground, model: Model) -> Callable[[PyTree, PyTree, Key], Score]:
+def _own_player(ground: Ground, model: Model) -> Callable[[PyTree, PyTree, Key], Behaviour]:
     """Return the compiled scorer of policies that share the numbers of the model."""
     own = model.apply
     assert own is not None
 
-    def program(tree: PyTree, policies: PyTree, keys: Key) -> Score:
+    def program(tree: PyTree, policies: PyTree, keys: Key) -> Behaviour:
         apply: Apply = partial(own, tree)
         return score_policies(ground.task, apply, policies, keys, **passes.common(ground.config))
 
@@ -187,7 +187,7 @@ def prepare(config: Config, workdir: Path, archive: Archive, identity: str, play
         session.Timer(),
     )
     kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
-    return Ground(config, folder, task, archive, identity, kind, reference, ceiling, play)
+    return Ground(config, folder, task, archive, identity, kind, reference.score, ceiling.score, play)
 
 
 def link(place: Path, target: Path) -> None:
