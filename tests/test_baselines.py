@@ -9,7 +9,6 @@ from test_generator import make_generator, vector
 from ldpol.archive import Grid
 from ldpol.baselines import asking, cloned, conditional, cvae, gaussian, latents, quantised, subsampled
 from ldpol.baselines.cloned import ClonedConfig
-from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset
 from ldpol.model.optimiser import OptimiserConfig
 from ldpol.policy import PolicyShape
@@ -185,7 +184,7 @@ def test_latents_decode_their_own_elite(trained):
     model = latents.fit(generator, mean, measures)
     together = by_loop(latents.generate, model, measures[:5])
     for number in range(5):
-        expected = generator.decode(mean[number], ask(asking.scaled(GRID, measures[number])))
+        expected = generator.decode(mean[number], asking.scaled(GRID, measures[number]))
         np.testing.assert_allclose(vector(row(together, number)), vector(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -197,7 +196,7 @@ def test_priors_of_the_cvae(trained):
     place = asking.scaled(GRID, measures[0])
     latent = jax.random.normal(KEY, (4,)).reshape(2, 2, 1)
     np.testing.assert_allclose(
-        vector(cvae.generate(normal, KEY, measures[0])), vector(generator.decode(latent, ask(place))), rtol=1e-5
+        vector(cvae.generate(normal, KEY, measures[0])), vector(generator.decode(latent, place)), rtol=1e-5
     )
     # The mean is linear in the measures, so all that is left is the posteriors' own variance.
     fitted = cvae.fit(generator, mean, deviation, measures, jnp.ones(N), prior="fitted", **how)
