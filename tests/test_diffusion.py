@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ldpol.model.bank import CaptionBank, Claimed, LatentBank, Spread, posterior_mean
+from ldpol.model.bank import CaptionBank, LatentBank, Spread, posterior_mean
 from ldpol.model.condition import Condition, ask, nothing
 from ldpol.model.diffusion import (
     add_noise,
@@ -143,10 +143,10 @@ def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
 
 
 def test_posterior_mean_weighs_ranks_and_captions():
-    """A rank counts like a measure; a caption by the chance that its softened claims hold, one logistic an end."""
+    """A rank counts like a measure; a caption by the chance that all claims it makes hold."""
     rng = np.random.default_rng(2)
-    traits, softness = rng.normal(size=(5, 2)), np.array([0.2, 0.3])
-    captions = CaptionBank(jnp.zeros((5, 1, 4)), Claimed(jnp.zeros((5, 1, 2)), jnp.zeros((5, 1, 2))), traits, softness)
+    truth = np.log(rng.random((5, 4)))
+    captions = CaptionBank(jnp.zeros((5, 1, 4)), jnp.zeros((5, 1, 4)), jnp.asarray(truth, jnp.float32))
     bank = LatentBank(
         mean=jnp.asarray(rng.normal(size=(5, 1, 1, 1)), jnp.float32),
         deviation=jnp.full((1, 1, 1), 0.15),
@@ -155,9 +155,7 @@ def test_posterior_mean_weighs_ranks_and_captions():
         quality=jnp.linspace(0.1, 0.9, 5),
         captions=captions,
     )
-    claimed = Claimed(jnp.array([-0.3, -jnp.inf]), jnp.array([jnp.inf, 0.4]))
-    logistic = lambda value: 1 / (1 + np.exp(-value))  # noqa: E731
-    said = logistic((traits[:, 0] + 0.3) / 0.2) * logistic((0.4 - traits[:, 1]) / 0.3)
+    claims, said = jnp.array([1.0, 0.0, 1.0, 0.0]), np.exp(truth[:, 0]) * np.exp(truth[:, 2])
     ranked = norm.pdf(0.6, np.linspace(0.1, 0.9, 5), 0.2)
     schedule, level, x = make_schedule("flow"), jnp.asarray(0.4), jnp.full((1, 1, 1), 0.3)
     free = jnp.full(1, jnp.nan)
@@ -167,7 +165,7 @@ def test_posterior_mean_weighs_ranks_and_captions():
         (ask(free, 0.6, words=4), ranked),
         (nothing(1, words=4), np.ones(5)),
     ):
-        found = posterior_mean(schedule, bank, Spread(0.1, 0.2), x, level, condition, claimed)
+        found = posterior_mean(schedule, bank, Spread(0.1, 0.2), x, level, condition, claims)
         expected = by_quadrature(schedule, bank, 0.1, 0.3, level, [np.nan], likelihood)
         np.testing.assert_allclose(found.item(), expected, atol=2e-3)
 

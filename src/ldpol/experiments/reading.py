@@ -1,6 +1,6 @@
 """The part of the train stage that learns to read: captions of the elites, the reader, and what it makes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ import numpy as np
 from ldpol.experiments import session, settings
 from ldpol.experiments.settings import Config
 from ldpol.language import lexicon
-from ldpol.language.captions import Caption, Grammar, captions, make_grammar
-from ldpol.language.claims import measure_levels
+from ldpol.language.captions import Grammar, captions, make_grammar
+from ldpol.language.claims import Claim, Levels, measure_levels
 from ldpol.language.reader import Language, make_encoder
 from ldpol.language.textbank import TextBank, make_bank
 from ldpol.language.tower import TextTower
 from ldpol.language.understanding import TowerConfig, base_claims, init_tower, make_tower, tower_step, understand
-from ldpol.model.bank import CaptionBank, Claimed
+from ldpol.model.bank import CaptionBank
 from ldpol.model.optimiser import OptimiserConfig, TrainState, start_state
 from ldpol.tasks import Task
 from ldpol.traits import columns
@@ -23,6 +23,8 @@ from ldpol.types import Array, Key, PyTree
 
 SOFTNESS = 0.01
 """Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
+LEAST = 50.0
+"""A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
 Train = Callable[[Callable[..., tuple[TrainState, dict[str, Array]]], TrainState, Key, int, PyTree], TrainState]
 """`(step, state, key, steps, inputs) -> state` with checkpoints and progress."""
 
@@ -66,23 +68,21 @@ def train_reader(
     params = train(step, state, train_key, descent.steps, bank).ema
     read = jax.jit(lambda rows: jax.lax.map(lambda row: _read(tower, params, bank, row), rows, batch_size=256))
     texts = read(jnp.arange(bank.ids.shape[0]))
-    claimed = jax.tree.map(lambda *rows: np.stack(rows), *(_bounds(of_one, grammar.levels.names) for of_one in said))
-    spans = np.asarray([high - low for low, high in (grammar.levels.spans[name] for name in grammar.levels.names)])
-    softness = jnp.asarray(np.maximum(SOFTNESS * spans, 1e-6), jnp.float32)
-    shape = (len(said), config.captions, len(claims))
-    return language, params, CaptionBank(texts.reshape(shape), claimed, jnp.asarray(traits), softness)
+    shape = (len(traits), config.captions, len(claims))
+    truth = _truth(grammar.levels, claims, traits)
+    return language, params, CaptionBank(texts.reshape(shape), bank.labels.reshape(shape), jnp.asarray(truth))
 
 
 def _read(tower: TextTower, params: PyTree, bank: TextBank, row: Array) -> Array:
     return understand(tower, params, bank.vectors[bank.ids[row]], bank.mask[row])
 
 
-def _bounds(said: list[Caption], names: tuple[str, ...]) -> Claimed:
-    """Return what the P captions of an elite claim of each trait, `[P, C]`."""
-    low = np.full((len(said), len(names)), -np.inf, np.float32)
-    high = -low
-    for i, caption in enumerate(said):
-        for claim in caption.claims:
-            place = names.index(claim.trait)
-            low[i, place], high[i, place] = claim.low, claim.high
-    return Claimed(jnp.asarray(low), jnp.asarray(high))
+def _truth(levels: Levels, claims: Sequence[Claim], traits: np.ndarray) -> np.ndarray:
+    """Return the log-likelihood of each claim for each elite `[N, L]`: a logistic function at either end."""
+    truth = np.zeros((len(traits), len(claims)))
+    for one, (trait, low, high) in zip(truth.T, claims, strict=True):
+        first, last = levels.spans[trait]
+        values, width = traits[:, levels.names.index(trait)], max(SOFTNESS * (last - first), 1e-6)
+        for distance in ((values - low) / width, (high - values) / width):
+            one -= np.logaddexp(0.0, -distance)
+    return np.maximum(truth, -LEAST).astype(np.float32)

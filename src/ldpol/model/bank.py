@@ -86,32 +86,18 @@ def standardise(mean: Array, deviation: Array) -> tuple[Array, Array, Scaling]:
 
 
 @struct.dataclass
-class Claimed:
-    """What a caption claims of C traits: `low <= trait < high`, infinite where it claims nothing.
-
-    Attributes:
-      low, high: `[C]` in units of the traits.
-    """
-
-    low: Array
-    high: Array
-
-
-@struct.dataclass
 class CaptionBank:
-    """P captions of each of N elites, for a model that takes text.
+    """P captions of each of N elites, for a model that takes text; a caption makes some of L claims.
 
     Attributes:
       texts: `[N, P, L]` what a reader understands of each caption.
-      claimed: `[N, P, C]` what it claims.
-      traits: `[N, C]` how each elite behaves.
-      softness: `[C]` width over which a claim turns from true to false, in units of the traits.
+      said: `[N, P, L]` 1.0 for the claims that it makes.
+      truth: `[N, L]` log-likelihood of each claim for each elite: 0 where it is true.
     """
 
     texts: Array
-    claimed: Claimed
-    traits: Array
-    softness: Array
+    said: Array
+    truth: Array
 
 
 @struct.dataclass
@@ -184,26 +170,23 @@ class Spread(NamedTuple):
     quality: float
 
 
-def agreement(bank: LatentBank, spread: Spread, condition: Condition, claimed: Claimed | None) -> Array:
+def agreement(bank: LatentBank, spread: Spread, condition: Condition, said: Array | None) -> Array:
     """Return how well each elite answers a condition, as log-likelihoods `[N]` up to a constant.
 
-    Asked measures and ranks are an elite's own with Gaussian noise; a caption is as likely for an elite as it is true
-    of it, each claim softened by a logistic function. What is left free says nothing.
+    Asked measures and ranks are an elite's own with Gaussian noise; a caption is as likely for an elite as all of its
+    claims are true. What is left free says nothing.
 
     Args:
       bank: the elites.
       spread: noise of what is asked for.
       condition: what is asked for.
-      claimed: what the condition's text claims; None for a model without language.
+      said: `[L]` the claims that the condition's text makes; None for a model without language.
     """
     away = ((condition.measures - bank.measures) ** 2) @ condition.given / spread.measures**2
     away += condition.quality_given * (condition.quality - bank.quality) ** 2 / spread.quality**2
-    if claimed is None or bank.captions is None:
+    if said is None or bank.captions is None:
         return -0.5 * away
-    traits, softness = bank.captions.traits, bank.captions.softness
-    above = jax.nn.log_sigmoid((traits - claimed.low) / softness)
-    below = jax.nn.log_sigmoid((claimed.high - traits) / softness)
-    return -0.5 * away + condition.text_given * (above + below).sum(-1)
+    return -0.5 * away + condition.text_given * (bank.captions.truth @ said)
 
 
 def posterior_mean(
@@ -213,7 +196,7 @@ def posterior_mean(
     x: Array,
     t: Array,
     condition: Condition,
-    claimed: Claimed | None = None,
+    said: Array | None = None,
 ) -> Array:
     """Return E[x_0 | x_t, condition] over all elites in closed form, `[h, w, C]`: what a perfect denoiser says.
 
@@ -229,13 +212,13 @@ def posterior_mean(
       x: `[h, w, C]` the noisy image.
       t: `[]` its noise level.
       condition: what is asked for.
-      claimed: what the condition's text claims.
+      said: `[L]` the claims that the condition's text makes.
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     flat, means, own = x.reshape(-1), bank.mean.reshape(bank.mean.shape[0], -1), bank.deviation.reshape(-1) ** 2
     variance = sigma**2 + alpha**2 * own
     # |x - alpha mu|^2 / variance without its constant term, as two products instead of N x L differences.
     fit = means @ (alpha * flat / variance) - 0.5 * (means**2) @ (alpha**2 / variance)
-    share = jax.nn.softmax(jnp.log(bank.weights) + fit + agreement(bank, spread, condition, claimed))
+    share = jax.nn.softmax(jnp.log(bank.weights) + fit + agreement(bank, spread, condition, said))
     centre = share @ means
     return (centre + alpha * own / variance * (flat - alpha * centre)).reshape(x.shape)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
-from ldpol.model.bank import Claimed, LatentBank, Spread, posterior_mean
+from ldpol.model.bank import LatentBank, Spread, posterior_mean
 from ldpol.model.condition import Condition, Drop, ask, drop
 from ldpol.model.dataset import Dataset
 from ldpol.model.diffusion import (
@@ -178,7 +178,7 @@ def autoencoder_step(
     return advance(optimiser, state, gradient), {"loss": value} | parts
 
 
-def request(loss: DiffusionLoss, bank: LatentBank, key: Key, row: Array) -> tuple[Condition, Claimed | None]:
+def request(loss: DiffusionLoss, bank: LatentBank, key: Key, row: Array) -> tuple[Condition, Array | None]:
     """Ask for one elite as a user might: roughly its measures, roughly its rank, one of its captions, or some of these.
 
     Args:
@@ -188,18 +188,18 @@ def request(loss: DiffusionLoss, bank: LatentBank, key: Key, row: Array) -> tupl
       row: `[]` the elite.
 
     Returns:
-      The condition, and what its text claims (None for a model without language).
+      The condition, and the claims `[L]` that its text makes (None for a model without language).
     """
     label_key, rank_key, caption_key, drop_key = jax.random.split(key, 4)
     measures = bank.measures[row] + loss.noise * jax.random.normal(label_key, bank.measures.shape[1:])
     quality = bank.quality[row] + loss.quality_noise * jax.random.normal(rank_key)
-    text, claimed = None, None
+    text, said = None, None
     if bank.captions is not None:
         place = jax.random.randint(caption_key, (), 0, bank.captions.texts.shape[1])
         text = bank.captions.texts[row, place]
-        claimed = jax.tree.map(lambda leaf: leaf[row, place], bank.captions.claimed)
+        said = bank.captions.said[row, place]
     how = Drop(loss.drop_all, loss.drop_each, loss.drop_beside, loss.drop_quality, loss.drop_text)
-    return drop(drop_key, ask(measures, quality, text), how), claimed
+    return drop(drop_key, ask(measures, quality, text), how), said
 
 
 def diffusion_step(
@@ -237,13 +237,13 @@ def diffusion_step(
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
     shape = (loss.batch, *bank.mean.shape[1:])
     clean = bank.mean[rows] + bank.deviation * jax.random.normal(posterior_key, shape)
-    conditions, claimed = jax.vmap(partial(request, loss, bank))(jax.random.split(request_key, loss.batch), rows)
+    conditions, said = jax.vmap(partial(request, loss, bank))(jax.random.split(request_key, loss.batch), rows)
     levels = jax.random.uniform(level_key, (loss.batch,), minval=1e-3, maxval=schedule.end)
     noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))
     target = clean
     if loss.target == "posterior":
         spread = Spread(loss.noise, loss.quality_noise)
-        target = jax.vmap(partial(posterior_mean, schedule, bank, spread))(noisy, levels, conditions, claimed)
+        target = jax.vmap(partial(posterior_mean, schedule, bank, spread))(noisy, levels, conditions, said)
 
     def batch_loss(params: PyTree) -> Array:
         denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]
