@@ -36,7 +36,7 @@ from ldpol.experiments import session, settings
 from ldpol.experiments.defaults import SEARCHES
 from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
-from ldpol.report import figures
+from ldpol.report import canvas, figures
 from ldpol.rollout import copied_to, evaluate, over_chunks, policy_mesh, split_over
 from ldpol.search import ppo
 from ldpol.search.loop import SearchState
@@ -195,7 +195,7 @@ def learn_alone(config: PPOConfig, shape: PolicyShape, mesh: Mesh, task: Task, s
 def figure(rows: list[dict[str, Any]]) -> Figure:
     """Draw what the archives were worth when played again, over time: every seed, and their mean."""
     panels = (("qd_score", "QD score"), ("cells", "cells"), ("best", "best fitness"), ("mean", "mean fitness"))
-    drawn = Figure(figsize=(figures.WIDTH, 3.2), dpi=figures.DPI, layout="constrained", facecolor="white")
+    drawn = Figure(figsize=(canvas.WIDTH, 3.2), dpi=canvas.DPI, layout="constrained", facecolor="white")
     axes = drawn.subplots(1, len(panels))
     for axis, (name, title) in zip(axes, panels, strict=True):
         for search, colour in zip(SEARCHES, (figures.STORED, figures.CEILING, figures.GENERATED), strict=True):

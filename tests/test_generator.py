@@ -235,7 +235,7 @@ def test_settings_of_the_sampler_are_checked(generator, change):
 
 
 def test_size_counts_every_number(generator):
-    by_hand = vector((generator.decoder, generator.denoiser)).size + 4 + 1  # latent mean and scale
+    by_hand = vector((generator.decoder, generator.denoiser)).size + 8 + 2  # centre and scale of the image
     assert generator.size == by_hand
     assert generator.nbytes == 4 * by_hand
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_generator import draw, make_generator, vector
+from toy import make_toy
 
 import ldpol
 from ldpol.language.claims import Claim
+from ldpol.language.lexicon import vocabulary
 from ldpol.language.reader import Language, language_from_json, language_to_json, make_encoder, read
 from ldpol.language.understanding import TowerConfig, make_tower, understand
 from ldpol.model.bank import image_shape
@@ -18,7 +20,7 @@ from ldpol.model.condition import nothing
 from ldpol.model.unet import make_network
 
 CLAIMS = (Claim("forward speed", 1.0, math.inf), Claim("left", -math.inf, 0.2), Claim("right", 0.25, 0.5))
-LANGUAGE = Language("wordllama", TowerConfig(hidden=8), CLAIMS, ("walk", "walker"))
+LANGUAGE = Language("wordllama", TowerConfig(hidden=8), CLAIMS, tuple(sorted(vocabulary(make_toy()))))
 SAID = ["walk slowly on the left leg", "run"]
 
 
@@ -63,8 +65,11 @@ def test_from_text_samples_what_was_read(speaking, encoder):
     key, text = jax.random.key(0), speaking.read(SAID, encoder)
     sample = jax.jit(lambda model, key, text, wanted: model.sample(key, wanted, text=text))
     for wanted in (None, jnp.array([-0.5, jnp.nan])):
-        found = speaking.from_text(key, SAID[0], wanted, encoder=encoder)
+        found = speaking.from_text(key, SAID[0], wanted, encoder=encoder, guidance=1.0)
         np.testing.assert_allclose(vector(found), vector(sample(speaking, key, text[0], wanted)), atol=1e-4)
+    strong = jax.jit(lambda key, text: speaking.sample(key, text=text, guidance=2.0))(key, text[0])
+    by_default = speaking.from_text(key, SAID[0], encoder=encoder)
+    np.testing.assert_allclose(vector(by_default), vector(strong), atol=1e-4)
     one, other = (vector(sample(speaking, key, row, None)) for row in text)
     assert np.abs(one - other).max() > 1e-4
     silent = vector(sample(speaking, key, jnp.full(3, jnp.nan), None))

@@ -167,7 +167,7 @@ def test_language(speaking):
     json.dumps(found, allow_nan=False)
     rows, model, task = speaking.choose(8, 20), speaking.generator, speaking.task
     grammar = grammar_of(task, speaking.traits[:-2])  # the last two lie in the box
-    names, draw = grammar.levels.names, jax.jit(lambda model, key, text: model.sample(key, text=text))
+    names, draw = grammar.levels.names, jax.jit(lambda model, key, text: model.sample(key, text=text, guidance=2.0))
     play = jax.jit(lambda policy, keys: score_policies(task, SHAPE.apply, policy, keys, episodes=2).traits)
     for split in ("train", "held_out"):
         hold, chance, made = 0, 0.0, 0

@@ -50,6 +50,7 @@ class PolicyGenerator:
       task: name of the task.
       settings: what the task was made with.
       steps, method, guidance: sampling defaults.
+      text_guidance: default guidance of sentences, which leave more open than measures do.
       language: what the reader was trained on; None for a model without language.
     """
 
@@ -69,6 +70,7 @@ class PolicyGenerator:
     steps: int = struct.field(pytree_node=False, default=5)
     method: Method = struct.field(pytree_node=False, default="ddim")
     guidance: float = struct.field(pytree_node=False, default=1.0)
+    text_guidance: float = struct.field(pytree_node=False, default=2.0)
     language: Language | None = struct.field(pytree_node=False, default=None)
 
     @property
@@ -217,7 +219,8 @@ class PolicyGenerator:
           encoder: None loads the one the model was trained with.
 
         Returns:
-          `[n, L]` how sure the model is of each of its claims; `language.describe` says them in words.
+          `[n, L]` how sure the model is of each of its claims; `language.understanding.describe_understanding` puts it
+          into words.
 
         Raises:
           ValueError: if the model has no language, or a text is empty, too long or of unknown words only; where only
@@ -237,11 +240,12 @@ class PolicyGenerator:
           text: such as "hop on the left leg, fast".
           measures: `[M]` in task units to ask for beside it.
           encoder: as in `read`.
-          how: further arguments of `sample`.
+          how: further arguments of `sample`; guidance is `text_guidance` unless it says otherwise.
 
         Raises:
           ValueError: as `read` and `sample`.
         """
+        how = {"guidance": self.text_guidance} | how
         return self.sample(key, measures, text=self.read([text], encoder)[0], **how)
 
     def sample_composed(
@@ -374,6 +378,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "steps": int,
     "method": str,
     "guidance": float,
+    "text_guidance": float,
     "language": lambda value: None if value is None else language_from_json(value),
 }
 

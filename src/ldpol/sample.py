@@ -48,7 +48,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=float, metavar="Q", help="quantile of the archive's fitness, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder of the policy; also PATH.html")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
-    parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
+    parser.add_argument(
+        "--guidance", type=float, help="strength of the condition (default: the model's)"
+    )
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--episodes", type=int, default=10, help="to measure it with (default: 10)")
     options = parser.parse_args(arguments)
@@ -129,6 +131,8 @@ def run(options: argparse.Namespace) -> str:
     task = make_task(model)
     sample_key, play_key = jax.random.split(jax.random.key(options.seed))
     wanted = jnp.asarray(measures, jnp.float32)
+    if text is not None and options.guidance is None:
+        options.guidance = model.text_guidance
     how = {name: value for name in ("quality", "guidance", "steps") if (value := getattr(options, name)) is not None}
 
     @jax.jit

@@ -86,9 +86,9 @@ def base(task: str) -> Config:
                 "captions": 12,
                 "encoder": "wordllama",
                 "tower": TowerConfig()._asdict(),
-                "optimiser": OptimiserConfig(steps=1500)._asdict(),
+                "optimiser": OptimiserConfig(steps=4000)._asdict(),
             },
-            "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0},
+            "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0, "text_guidance": 2.0},
             "steps_per_call": 200,
             "checkpoint_seconds": 20.0,
         }

@@ -106,6 +106,7 @@ def run(config: Config, workdir: Path) -> None:
         steps=config.train.sampler.steps,
         method=config.train.sampler.method,
         guidance=config.train.sampler.guidance,
+        text_guidance=config.train.sampler.text_guidance,
         language=language,
     )
     stage.finish(generator)

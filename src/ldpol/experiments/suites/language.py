@@ -27,7 +27,7 @@ def check(config: Config, task: Task) -> None:
 
 
 def _spoken(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Params:
-    return model.sample(key, text=request["text"])
+    return model.sample(key, text=request["text"], guidance=model.text_guidance)
 
 
 def _ranked(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Params:

@@ -167,7 +167,12 @@ def _blind(context: Context) -> Program[dict[str, Any]]:
 
     @jax.jit
     def program(model: Any, policies: Params, measures: Any, key: Key, rows: PyTree) -> dict[str, Any]:
-        sample = from_generator(lambda key, asked: model.sample(key, asked["wanted"], text=asked["text"]), 1)
+        def one(key: Key, asked: PyTree) -> Params:
+            silent = jnp.isnan(asked["text"]).any() | (model.words == 0)
+            guidance = jnp.where(silent, model.guidance, model.text_guidance)
+            return model.sample(key, asked["wanted"], text=asked["text"], guidance=guidance)
+
+        sample = from_generator(one, 1)
         elite = from_archive(policies, measures)
 
         def propose(key: Key, asked: PyTree) -> Params:
