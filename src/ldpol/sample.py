@@ -48,9 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=float, metavar="Q", help="quantile of the archive's fitness, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder of the policy; also PATH.html")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
-    parser.add_argument(
-        "--guidance", type=float, help="strength of the condition (default: the model's)"
-    )
+    parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
     parser.add_argument("--episodes", type=int, default=10, help="to measure it with (default: 10)")
     options = parser.parse_args(arguments)
