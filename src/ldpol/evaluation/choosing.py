@@ -4,7 +4,7 @@ A `Propose` function offers candidates; `first` takes one of them blindly, `look
 episode stands. Any proposal goes with any choice: samples of the generator and elites of the archive are judged alike.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,40 @@ def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propo
     def propose(key: Key, wanted: PyTree) -> Params:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
         return jax.vmap(sample, (0, None))(keys, wanted)
+
+    return propose
+
+
+def around(
+    sample: Callable[[Key, Array], Params], count: int, spread: float, low: Sequence[float], high: Sequence[float]
+) -> Propose:
+    """Propose a sample for what is wanted, and `count - 1` for measures around it.
+
+    Samples for one condition behave alike, so that where one falls in the state an episode is in, often all of them do.
+    Some of those that ask for a little more or less go on. The first candidate is that of `from_generator`.
+
+    Args:
+      sample: `(key, measures [M]) -> one policy`; NaN leaves a measure free.
+      count: n.
+      spread: how far away the others ask at most, as a standard deviation in measures scaled to [0, 1]; how far each
+        goes is uniform up to that.
+      low, high: bounds of the measures.
+
+    Raises:
+      ValueError: if there is no candidate, or the spread is negative.
+    """
+    if count < 1 or spread < 0:
+        raise ValueError(f"a proposal needs at least 1 candidate and a spread >= 0, found {count} and {spread:g}")
+    least, most = jnp.asarray(low), jnp.asarray(high)
+
+    def propose(key: Key, wanted: Array) -> Params:
+        def one(i: Array) -> Params:
+            own = jax.random.fold_in(key, i)
+            size_key, noise_key = jax.random.split(jax.random.fold_in(own, 1))
+            far = spread * jax.random.uniform(size_key) * jax.random.normal(noise_key, wanted.shape) * (most - least)
+            return sample(own, jnp.where(i > 0, jnp.clip(wanted + far, least, most), wanted))
+
+        return jax.vmap(one)(jnp.arange(count))
 
     return propose
 

@@ -21,7 +21,7 @@ SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MA
 ITERATIONS = {
     "map_elites": {"cpu": 100, "smoke": 4, "gpu": 600, "paper": 600},
     "ppga": {"cpu": 300, "smoke": 4, "gpu": 600, "paper": 2000},
-    "hybrid": {"cpu": 90, "smoke": 4, "gpu": 600, "paper": 600},
+    "hybrid": {"cpu": 120, "smoke": 4, "gpu": 600, "paper": 600},
 }
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 
@@ -115,9 +115,10 @@ def base(task: str) -> Config:
                 "segments": 4,
                 "episodes": 50,
                 "settle": 25,  # steps after a switch in which measures do not count yet
-                "candidates": 8,
-                "look_ahead_episodes": 10,  # the first of the episodes: a look-ahead costs `candidates` times as much
-                "horizon": None,  # steps to look ahead; None: the segment
+                "candidates": (4, 16),  # to look ahead with, in turn; the last is compared with the blind sample
+                "spread": 0.2,  # how far from the wanted measures, scaled to [0, 1], candidates but the first may ask
+                "look_ahead_episodes": 5,  # the first of the episodes: a look-ahead costs `candidates` times as much
+                "horizon": 250,  # steps to look ahead, beyond the segment too; None: the segment
                 "tolerance": 0.0,  # distances in the same multiple of it count as equal, so that reward decides
                 "chunk": 20,  # sequences between two lines of progress
             },
@@ -185,7 +186,7 @@ def _smoke(config: Config) -> None:
     config.eval.composition.conditions = 8
     config.eval.language.update(elites=8, ranks=2, draws=4, examples=2)
     config.eval.sequencing.update(
-        sequences=4, segments=2, episodes=2, settle=5, candidates=2, look_ahead_episodes=1, chunk=8
+        sequences=4, segments=2, episodes=2, settle=5, candidates=(1, 2), horizon=30, look_ahead_episodes=1, chunk=8
     )
     config.eval.cutout.draws = 1
 
@@ -213,7 +214,9 @@ def _accelerator(config: Config) -> None:
     config.eval.guidance.update(scales=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0), conditions=2048, diverse=256, samples=16)
     config.eval.composition.conditions = 2048
     config.eval.language.update(elites=2048, draws=400)
-    config.eval.sequencing.update(sequences=1000, look_ahead_episodes=50, chunk=200)
+    config.eval.sequencing.update(
+        sequences=1000, candidates=(4, 16, 64), horizon=500, look_ahead_episodes=50, chunk=200
+    )
     config.eval.cutout.draws = 50
 
 

@@ -108,22 +108,9 @@ def sequencing(metrics: Mapping[str, Any]) -> str:
     )
     rows = []
     for way, (name, _) in WAYS.items():
-        values = found.get(way) or {}
-        ends = values.get("intervals") or {}
-        rows.append(
-            row(
-                name.capitalize(),
-                f"best of {values['candidates']}" if "candidates" in values else "",
-                "main" if way == "generated" else "sub",
-                (
-                    with_ends(percent, values.get("survival"), ends.get("survival")),
-                    with_ends(percent, values.get("hits"), ends.get("hits")),
-                    with_ends(number, values.get("mem"), ends.get("mem")),
-                    with_ends(count, values.get("fitness"), ends.get("fitness")),
-                    count(values.get("look_ahead")),
-                ),
-            )
-        )
+        rows.append(_way(name, "main" if way == "generated" else "sub", found.get(way) or {}))
+        for less in found.get("lookahead_by_candidates", [])[:-1] if way == "lookahead" else []:
+            rows.append(_way(name, "sub", less))
     lines = [
         f"{found.get('sequences')} random sequences of {found.get('segments')} behaviours, {found.get('steps')} steps "
         "each; all ways play the same sequences with the same keys."
@@ -143,6 +130,19 @@ def sequencing(metrics: Mapping[str, Any]) -> str:
             f"{elite} (difference {less})."
         )
     return f"<p>{escape(' '.join(lines))}</p>{table(columns, ''.join(rows))}"
+
+
+def _way(name: str, style: str, values: Mapping[str, Any]) -> str:
+    """The row of one way of choosing policies."""
+    ends = values.get("intervals") or {}
+    shown = (("survival", percent), ("hits", percent), ("mem", number), ("fitness", count))
+    return row(
+        name.capitalize(),
+        f"best of {values['candidates']}" if "candidates" in values else "",
+        style,
+        [with_ends(write, values.get(key), ends.get(key)) for key, write in shown],
+        (count(values.get("look_ahead")),),
+    )
 
 
 def cutout(metrics: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol import storage
-from ldpol.evaluation.choosing import first, from_archive, from_generator, look_ahead
+from ldpol.evaluation.choosing import around, first, from_archive, from_generator, look_ahead
 from ldpol.evaluation.intervals import Estimate
 from ldpol.evaluation.sequence_metrics import compare_sequences, regions, summarise_sequences
 from ldpol.evaluation.sequencing import (
@@ -42,8 +42,12 @@ FEWEST_LANES = 16
 def check(config: Config, task: Task) -> None:
     """Raise an error if sequences do not fit into episodes, or there is nothing to play."""
     section = config.eval.sequencing
-    least = {"sequences": 2, "episodes": 1, "candidates": 1, "look_ahead_episodes": 1, "chunk": 1}
+    least = {"sequences": 2, "episodes": 1, "look_ahead_episodes": 1, "chunk": 1, "spread": 0.0}
     at_least(section, "eval.sequencing", **least)
+    if not section.candidates or min(section.candidates) < 1:
+        raise ConfigError(
+            f"eval.sequencing.candidates must name numbers of candidates, each at least 1, found {section.candidates}"
+        )
     if section.look_ahead_episodes > section.episodes:
         raise ConfigError(
             f"eval.sequencing.look_ahead_episodes = {section.look_ahead_episodes} must be at most episodes = "
@@ -81,8 +85,12 @@ def run(context: Context) -> dict[str, Any]:
         for i, name in enumerate(asked)
     }
     rows = {"wanted": wanted, "pair": number}
-    title = f"sequences: best of {section.candidates} samples, looking ahead"
-    played["lookahead"] = context.keep("sequences_ahead", title, _ahead(context), rows, context.key(11), NEEDS, **how)
+    ahead = {}
+    for candidates in section.candidates:
+        title, name = f"sequences: best of {candidates} samples, looking ahead", f"sequences_ahead_{candidates}"
+        program = _ahead(context, candidates)
+        ahead[candidates] = context.keep(name, title, program, rows, context.key(11), NEEDS, **how)
+    played["lookahead"] = ahead[section.candidates[-1]]
 
     steps = segment_steps(task, section.segments, section.settle)
     areas = regions(grid)
@@ -99,7 +107,11 @@ def run(context: Context) -> dict[str, Any]:
     for name, score in scores.items():
         result[name] = _plain(summarise_sequences(score, wanted, **judged))  # type: ignore[arg-type]
         result[name]["episodes"] = int(score.length.shape[1])
-    result["lookahead"]["candidates"] = section.candidates
+    result["lookahead"]["candidates"] = section.candidates[-1]
+    result["lookahead_by_candidates"] = [
+        {"candidates": candidates} | _numbers(summarise_sequences(values["score"], wanted, **judged))  # type: ignore[arg-type]
+        for candidates, values in ahead.items()
+    ]
     few = jax.tree.map(lambda leaf: leaf[:, : section.look_ahead_episodes], scores["generated"])
     for name, one, other in (
         ("generated_less_nearest_elite", scores["generated"], scores["nearest_elite"]),
@@ -200,7 +212,7 @@ def _blind(context: Context) -> Program[dict[str, Any]]:
     return lambda rows, keys: program(context.generator, context.archive.policies, measures, context.key(12), rows)
 
 
-def _ahead(context: Context) -> Program[dict[str, Any]]:
+def _ahead(context: Context, candidates: int) -> Program[dict[str, Any]]:
     """Return the program that plays the best of several looked-ahead samples a segment."""
     section, mesh = context.config.eval.sequencing, policy_mesh()
     steps = segment_steps(context.task, section.segments, section.settle)
@@ -210,7 +222,7 @@ def _ahead(context: Context) -> Program[dict[str, Any]]:
         choose = look_ahead(
             context.task,
             model.apply,
-            from_generator(model.sample, section.candidates),
+            around(model.sample, candidates, section.spread, context.archive.grid.low, context.archive.grid.high),
             steps=steps,
             settle=section.settle,
             horizon=section.horizon,
@@ -225,7 +237,7 @@ def _ahead(context: Context) -> Program[dict[str, Any]]:
                 renumber(key, rows["pair"]),
                 episodes=section.look_ahead_episodes,
                 settle=section.settle,
-                lanes=_lanes(context, section.candidates),
+                lanes=_lanes(context, candidates),
                 mesh=mesh,
                 play=trace_sequence,
             )
@@ -248,11 +260,16 @@ def _restore(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(found: dict[str, Estimate]) -> dict[str, Any]:
-    """Numbers, intervals beside them, and lists, as JSON values."""
+    """Return numbers, intervals beside them, and lists, as JSON values."""
     plain = {name: estimate.as_json() for name, estimate in found.items()}
-    numbers = {name: plain[name]["value"] for name in SHOWN}
+    return _numbers(found) | {name: plain[name]["value"] for name in LISTS}
+
+
+def _numbers(found: dict[str, Estimate]) -> dict[str, Any]:
+    """Return the numbers among the metrics, and their intervals."""
+    plain = {name: found[name].as_json() for name in SHOWN}
     intervals = {name: [plain[name]["low"], plain[name]["high"]] for name in SHOWN}
-    return numbers | {"intervals": intervals} | {name: plain[name]["value"] for name in LISTS}
+    return {name: plain[name]["value"] for name in SHOWN} | {"intervals": intervals}
 
 
 def _write_traces(context: Context, wanted: np.ndarray, played: dict[str, dict[str, Any]]) -> None:
@@ -271,6 +288,8 @@ def _say(result: dict[str, Any]) -> None:
     lines = ["sequences         " + "".join(f"{name:>16}" for name in columns)]
     shown = lambda value: f"{value:16.3f}" if value is not None else f"{'–':>16}"  # noqa: E731
     lines += [f"{name:18}" + "".join(shown(result[name][column]) for column in columns) for name in names]
+    few = result["lookahead_by_candidates"][:-1]
+    lines += [f"  best of {row['candidates']:<8}" + "".join(shown(row[column]) for column in columns) for row in few]
     if "language" in result:
         ways = (result["language"][name]["survival"]["value"] for name in ("generated", "elite"))
         lines.append("from sentences     survival {:.3f}; of elites they are true of, {:.3f}".format(*ways))
