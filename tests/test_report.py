@@ -91,6 +91,8 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     ratios = {"mem": 0.06, "reward_ratio": 0.97, "coverage_ratio": 0.93, "success_rate": 0.3}
     way = {"survival": 0.75, "mem": 0.081, "fitness": 612.0, "hits": 0.31, "look_ahead": 0.0}
     way |= {"intervals": {name: [0.9 * way[name], 1.1 * way[name]] for name in way}}
+    split = {"value": 0.62, "low": 0.58, "high": 0.66, "whole": 0.33, "of_ceiling": 0.81}
+    split |= {"chance": {"value": 0.4}, "ceiling": {"value": 0.9}, "understood": {"recall": 0.97}}
     more = {
         "guidance": [
             {"scale": 0.0, **ratios, "mem": 0.09, "diversity": 0.5, "mem_difference": ends},
@@ -104,9 +106,29 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             "not": {"away": 0.4, "away_without": 0.2, "difference": ends, "error": 0.05, "error_without": 0.04},
         },
         "free": {"error": 0.052, "joint_error": 0.04, "ratio": 1.3},
+        "language": {
+            "captions": 12,
+            "train": split,
+            "held_out": split | {"value": 0.41},
+            "examples": [
+                {
+                    "text": "walk <slowly>",
+                    "understood": "forward speed < 0.5 m/s",
+                    "claims": [
+                        {"trait": "forward speed", "low": None, "high": 0.5, "reached": 0.31, "holds": True},
+                        {"trait": "pitch", "low": 0.1, "high": None, "reached": 0.04, "holds": False},
+                    ],
+                }
+            ],
+        },
+        "quality": [{"asked": 0.75, "reached": 0.71, "fitness": 840.0, "elites": 866.0}],
         "sequencing": {
             **{"sequences": 7, "segments": 2, "steps": 20, "settle": 4},
             **{"generated": way, "nearest_elite": way, "lookahead": way | {"candidates": 8, "mem": None}},
+            "lookahead_by_candidates": [way | {"candidates": 3, "survival": 0.625}, way | {"candidates": 8}],
+            "language": {
+                **{name: {"survival": ends} for name in ("generated", "elite", "generated_less_elite")},
+            },
             **{name: {"survival": ends, "hits": ends} for name in ("generated_less_nearest_elite",)},
         },
         "cutout": {
@@ -220,6 +242,11 @@ def test_suites_have_their_sections(tmp_path: Path) -> None:
         "7 random sequences of 2 behaviours, 20 steps each",
         "One sample less nearest elite: survival +0.100 (+0.050 to +0.150)",
         "75.0 % 67.5 % to 82.5 %",
+        "best of 3 62.5 %",
+        "62.0 % 58.0 % to 66.0 % 81.0 %",
+        "walk <slowly> 1 of 2 claims hold forward speed < 0.5 m/s ✓ forward speed 0.31 ✗ pitch 0.04",
+        "Rank 0.75 asked for, and nothing else 0.71 840 866",
+        "asked for in sentences: 10.0 % survived; of elites that the sentences are true of, 10.0 %",
         "of 25",
     ):
         assert words in re.sub(r"\s+", " ", text), words

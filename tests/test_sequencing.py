@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.evaluation.choosing import best_candidate, first, from_archive, from_generator, look_ahead
+from ldpol.evaluation.choosing import around, best_candidate, first, from_archive, from_generator, look_ahead
 from ldpol.evaluation.sequencing import (
     Choice,
     SegmentScore,
@@ -198,6 +198,29 @@ def test_nearest_elites():
     for count in (0, 5):
         with pytest.raises(ValueError, match=f"{count} elites of an archive of 4"):
             propose(count)
+
+
+def test_candidates_around_what_is_wanted():
+    """The first asks for it exactly, with the key of `from_generator`; the others for more or less, within bounds.
+
+    Each is as far away as a normal of standard deviation 0.2 u of the range, u uniform: 0.2 / sqrt(3) over all.
+    """
+    sample = lambda key, wanted: (wanted, jax.random.uniform(key))  # noqa: E731
+    low, high, wanted = (0.0, -8.0), (1.0, 8.0), jnp.array([0.5, jnp.nan])
+    propose = jax.jit(around(sample, 4000, 0.2, low, high))
+    asked, drawn = propose(jax.random.key(0), wanted)
+    np.testing.assert_array_equal(drawn, from_generator(sample, 4000)(jax.random.key(0), wanted)[1])
+    assert asked[0, 0] == 0.5 and np.isnan(asked[:, 1]).all()
+    assert float(asked[1:, 0].std()) == pytest.approx(0.2 / np.sqrt(3), rel=0.1)
+    assert float(asked[1:, 0].mean()) == pytest.approx(0.5, abs=0.01)
+    at_the_edge, _ = propose(jax.random.key(0), jnp.array([0.0, 8.0]))
+    assert at_the_edge.min() >= -8.0 and at_the_edge[:, 0].min() == 0.0 and at_the_edge[:, 1].max() == 8.0
+    assert at_the_edge[:, 1].min() < 6.0  # away in proportion to the range
+    exactly, _ = around(sample, 3, 0.0, low, high)(jax.random.key(0), wanted)
+    np.testing.assert_array_equal(exactly[:, 0], 0.5)
+    for count, spread in ((0, 0.1), (1, -0.1)):
+        with pytest.raises(ValueError, match="at least 1 candidate and a spread >= 0"):
+            around(sample, count, spread, low, high)
 
 
 def test_candidates_of_any_number_begin_alike():

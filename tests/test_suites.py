@@ -155,7 +155,10 @@ def test_sequencing(context):
     assert found["generated_less_nearest_elite"]["fitness"]["value"] == pytest.approx(
         found["generated"]["fitness"] - found["nearest_elite"]["fitness"], abs=1e-3
     )
-    assert found["lookahead"]["episodes"] == 1 and found["lookahead"]["look_ahead"] == 2 * 2 * 10
+    assert found["lookahead"]["episodes"] == 1 and found["lookahead"]["look_ahead"] == 2 * 2 * 30
+    assert [row["candidates"] for row in found["lookahead_by_candidates"]] == [1, 2]
+    assert found["lookahead_by_candidates"][0]["look_ahead"] == 0  # one candidate needs none
+    assert found["lookahead_by_candidates"][1]["survival"] == found["lookahead"]["survival"]
     with np.load(context.workdir / "eval" / "sequencing.npz") as traces:
         assert traces["generated_measures"].shape == (20, 2) and traces["nearest_elite_alive"].shape == (20,)
         np.testing.assert_array_equal(traces["targets"], wanted[0])
@@ -208,7 +211,7 @@ def test_what_is_done_is_not_done_again(context, capsys):
     capsys.readouterr()
     again = dataclasses.replace(context, play=None)
     assert [suite.run(again) for suite in suites] == before
-    assert capsys.readouterr().err.count("already done") == 6
+    assert capsys.readouterr().err.count("already done") == 7
 
 
 def test_another_model_is_played_anew(context, capsys):
