@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import subprocess
 import sys
 import textwrap
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import ldpol
-from ldpol import storage
+from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
@@ -237,11 +239,12 @@ def test_settings_of_the_sampler_are_checked(generator, change):
 def test_size_counts_every_number(generator):
     by_hand = vector((generator.decoder, generator.denoiser)).size + 8 + 2  # centre and scale of the image
     assert generator.size == by_hand
-    assert generator.nbytes == 4 * by_hand
+    header = len(json.dumps(precision.unpack(generator._packed())[1]))
+    assert 4 * by_hand + header < generator.nbytes < 4 * by_hand + header + 120 * len(jax.tree.leaves(generator))
 
 
 def test_save_and_load(generator, tmp_path):
-    generator.save(tmp_path / "model")
+    assert generator.save(tmp_path / "model") == generator.nbytes == (tmp_path / "model").stat().st_size
     loaded = ldpol.load(tmp_path / "model")
     assert jax.tree.structure(loaded) == jax.tree.structure(generator)  # holds all static fields too
     key = jax.random.key(5)
@@ -254,28 +257,61 @@ def test_nothing_to_load(tmp_path):
 
 
 def test_loading_something_else(tmp_path):
-    storage.save(tmp_path / "other", {"x": np.zeros(3)}, kind="archive")
-    with pytest.raises(ValueError, match="archive.*expected a generator"):
+    storage.save(tmp_path / "folder", {"x": np.zeros(3)}, kind="archive")
+    with pytest.raises(FileNotFoundError, match="expected a generator's file.*found a folder"):
+        ldpol.load(tmp_path / "folder")
+    (tmp_path / "other").write_bytes(precision.pack({"x": np.zeros(3)}, {"kind": "clone"}))
+    with pytest.raises(ValueError, match="clone.*expected a generator"):
         ldpol.load(tmp_path / "other")
+    (tmp_path / "text").write_text("something else entirely")
+    with pytest.raises(ValueError, match="not a packed model"):
+        ldpol.load(tmp_path / "text")
 
 
 def test_loading_a_generator_that_lacks_a_setting(generator, tmp_path):
     generator.save(tmp_path / "model")
-    arrays, about = storage.load(tmp_path / "model", kind="generator")
+    arrays, about = precision.unpack((tmp_path / "model").read_bytes())
     del about["schedule"]
-    storage.save(tmp_path / "model", arrays, kind="generator", about=about)
+    (tmp_path / "model").write_bytes(precision.pack(arrays, about))
     with pytest.raises(ValueError, match="lacks or has unknown settings.*schedule"):
         ldpol.load(tmp_path / "model")
 
 
 def test_loading_a_damaged_file(generator, tmp_path):
     generator.save(tmp_path / "model")
-    victim = max((f for f in (tmp_path / "model" / "arrays").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    content = bytearray(victim.read_bytes())
-    content[len(content) // 2] ^= 1
-    victim.write_bytes(bytes(content))
-    with pytest.raises(ValueError, match="damaged"):
-        ldpol.load(tmp_path / "model")
+    whole = (tmp_path / "model").read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (bytes(flipped), whole[:-4], whole[:12], whole[:40] + b"x" + whole[41:]):
+        (tmp_path / "model").write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged"):
+            ldpol.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", precision.PRECISIONS)
+def test_a_coarser_file_samples_nearly_the_same(name, generator, tmp_path):
+    written = generator.save(tmp_path / "model", name)
+    assert written == (tmp_path / "model").stat().st_size == dataclasses.replace(generator, precision=name).nbytes
+    back = ldpol.load(tmp_path / "model")
+    assert back.precision == name and back.nbytes == written and back.settings == generator.settings
+    expected = precision.expand(precision.compress((generator.decoder, generator.denoiser), name))
+    for found, exact in zip(jax.tree.leaves((back.decoder, back.denoiser)), jax.tree.leaves(expected), strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, exact)
+    key = jax.random.key(3)
+    exact, coarse = vector(draw(generator, key, WANTED)), vector(draw(back, key, WANTED))
+    allowed = {"float32": 0.0, "float16": 0.01, "bfloat16": 0.1, "int8": 0.1}[name]
+    assert np.linalg.norm(coarse - exact) <= allowed * np.linalg.norm(exact)
+    back.save(tmp_path / "again")  # what is read is written back as it was
+    np.testing.assert_allclose(
+        vector(draw(ldpol.load(tmp_path / "again"), key, WANTED)), coarse, atol=1e-3 * np.abs(coarse).max()
+    )
+
+
+def test_unknown_precision(generator, tmp_path):
+    with pytest.raises(ValueError, match="unknown precision 'int4'; choose one of float32"):
+        generator.save(tmp_path / "model", "int4")
+    assert not (tmp_path / "model").exists()
 
 
 STRANGER = textwrap.dedent(

@@ -144,7 +144,7 @@ def test_what_cannot_be_asked_for(model, measures, more, said):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a saved generator at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="expected a generator's file at .*nowhere"):
         sample.run(options(tmp_path / "nowhere"))
 
 

@@ -302,7 +302,7 @@ def test_loading_never_unpickles(copy, tmp_path):
         whole = (copy / name).read_bytes()
         (copy / name).write_bytes(bomb)
         forged = {key: value for key, value in manifest.items() if key != "checksum"}
-        forged["files"] = manifest["files"] | {name: storage._digest(copy / name)}
+        forged["files"] = manifest["files"] | {name: storage.digest(copy / name)}
         storage.write_json(copy / storage.MANIFEST, forged)
         try:  # orbax may or may not need this file
             storage.load(copy, kind="thing")

@@ -87,7 +87,8 @@ def get_config(variant: str = "cpu") -> ConfigDict:
         raise KeyError(f"unknown variant {variant!r}; the variants are cpu and smoke")
     config = ConfigDict()
     config.base = "experiments/walker2d.py:cpu"
-    config.overrides = ("train.language.captions=0",)  # of the base, for all rows: models without language
+    # Of the base, for all rows: models without language, whose precision is the row's affair.
+    config.overrides = ("train.language.captions=0", "train.precision=float32")
     config.archive = ""  # work directory of a finished run; empty: search one first
     config.seeds = (0, 1, 2)
     config.only = ("all",)  # or names of rows

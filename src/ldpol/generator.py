@@ -1,7 +1,7 @@
 """Measures to policies: the one object a user keeps. Save, load, export."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from flax import serialization, struct
+from flax import struct
 from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Grid
-from ldpol.language.reader import Language, language_from_json, language_to_json, read
+from ldpol.generator_settings import arrays_of, parse_settings, settings_of
+from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.bank import Scaling, image_shape, split_image
@@ -24,6 +25,7 @@ from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make
 from ldpol.model.sampler import Method, sample
 from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
+from ldpol.precision import Precision, compress, expand, pack, unpack
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
@@ -52,6 +54,7 @@ class PolicyGenerator:
       steps, method, guidance: sampling defaults.
       text_guidance: default guidance of sentences, which leave more open than measures do.
       language: what the reader was trained on; None for a model without language.
+      precision: in which its file keeps the numbers; in memory they are float32.
     """
 
     decoder: PyTree
@@ -72,6 +75,7 @@ class PolicyGenerator:
     guidance: float = struct.field(pytree_node=False, default=1.0)
     text_guidance: float = struct.field(pytree_node=False, default=2.0)
     language: Language | None = struct.field(pytree_node=False, default=None)
+    precision: Precision = struct.field(pytree_node=False, default="float32")
 
     @property
     def words(self) -> int:
@@ -295,12 +299,28 @@ class PolicyGenerator:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of those numbers."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+        """Bytes of the file that `save` writes: those numbers in `precision`, and all settings."""
+        return len(self._packed())
 
-    def save(self, path: Path | str) -> None:
-        """Write the generator to a folder; `ldpol.load` reads it."""
-        storage.save(Path(path), arrays_of(self), kind=KIND, about=settings_of(self))
+    def _packed(self) -> bytes:
+        return pack(compress(arrays_of(self), self.precision), {"kind": KIND, **settings_of(self)})
+
+    def save(self, path: Path | str, precision: Precision | None = None) -> int:
+        """Write the generator to one file; `ldpol.load` reads it.
+
+        Args:
+          path: the file; what was there is replaced.
+          precision: of the numbers in the file; None: the generator's own.
+
+        Returns:
+          The bytes of the file.
+
+        Raises:
+          ValueError: for an unknown precision.
+        """
+        content = dataclasses.replace(self, precision=precision or self.precision)._packed()
+        storage.write_bytes(Path(path), content)
+        return len(content)
 
     def export(self, path: Path | str, *, platforms: tuple[str, ...] = ("cpu", "cuda")) -> None:
         """Write a `jax.export` artifact that needs only jax to run.
@@ -338,64 +358,17 @@ def load(path: Path | str) -> PolicyGenerator:
       FileNotFoundError: if there is none.
       ValueError: if it is damaged or of another kind.
     """
-    return rebuild(*storage.load(Path(path), kind=KIND), path)
-
-
-def rebuild(arrays: Mapping[str, Any], about: Mapping[str, Any], path: Path | str) -> PolicyGenerator:
-    """Put a generator that was read from `path` together again; inverse of `arrays_of` and `settings_of`.
-
-    Raises:
-      ValueError: if something is missing or unknown.
-    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise FileNotFoundError(f"expected a generator's file at {path}, found {found}; the train stage writes it")
+    arrays, about = unpack(path.read_bytes(), str(path))
+    if about.get("kind") != KIND:
+        raise ValueError(f"{path} holds {about.get('kind', 'something else')}, expected a {KIND}")
     try:
-        static = {name: parse(about[name]) for name, parse in _PARSERS.items()}
         # A model without language has no arrays of a reader, and a file no trace of them.
-        parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, dict(arrays))
+        parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, expand(arrays))
         scaling = Scaling(**parts.pop("scaling"))
-        return PolicyGenerator(**parts, scaling=scaling, **static)
+        return PolicyGenerator(**parts, scaling=scaling, **parse_settings(about))
     except (KeyError, TypeError) as error:
         raise ValueError(f"the generator at {path} lacks or has unknown settings: {error}") from error
-
-
-def _deep_tuple(value: Any) -> Any:
-    return tuple(_deep_tuple(v) for v in value) if isinstance(value, list) else value
-
-
-def _named(cls: type) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda fields: cls(**{name: _deep_tuple(value) for name, value in fields.items()})
-
-
-_PARSERS: dict[str, Callable[[Any], Any]] = {
-    "shape": _named(PolicyShape),
-    "autoencoder": _named(AutoencoderConfig),
-    "network": _named(DenoiserConfig),
-    "grid": _named(Grid),
-    "schedule": str,
-    "parametrisation": str,
-    "measure_names": tuple,
-    "task": str,
-    "settings": lambda value: tuple(value.items()),
-    "steps": int,
-    "method": str,
-    "guidance": float,
-    "text_guidance": float,
-    "language": lambda value: None if value is None else language_from_json(value),
-}
-
-
-def arrays_of(generator: PolicyGenerator) -> dict[str, PyTree]:
-    """Return the arrays of a generator by name."""
-    names = [field.name for field in dataclasses.fields(generator) if field.metadata.get("pytree_node", True)]
-    return serialization.to_state_dict({name: getattr(generator, name) for name in names})
-
-
-def settings_of(generator: PolicyGenerator) -> dict[str, Any]:
-    """Return everything else of a generator as JSON values."""
-    settings = {}
-    for name in _PARSERS:
-        value = getattr(generator, name)
-        if isinstance(value, Language):
-            settings[name] = language_to_json(value)
-            continue
-        settings[name] = value._asdict() if hasattr(value, "_asdict") else dict(value) if name == "settings" else value
-    return settings

@@ -1,4 +1,4 @@
-"""Fewer bits a number: any model in half precision or int8, as one file whose length is what it costs to keep.
+"""Fewer bits a number: any model in half precision or int8, as one block of bytes, which is what it costs to keep.
 
 Models are computed with in float32; only what lies on the disk is coarser.
 """
@@ -7,15 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol import storage
-from ldpol.generator import PolicyGenerator, arrays_of, rebuild, settings_of
 from ldpol.types import Array, PyTree
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -146,35 +143,9 @@ def _name(step: Any) -> str:
 
 def nbytes(tree: PyTree) -> int:
     """Return the bytes of a model's file: its numbers as they are stored, and the header that says what they are."""
-    about = settings_of(tree) if isinstance(tree, PolicyGenerator) else None
-    return len(pack(_plain(tree), about))
+    return len(pack(tree))
 
 
 def size(tree: PyTree) -> int:
     """Return the numbers of a model, scales of quantised tensors included."""
     return sum(np.size(leaf) for leaf in jax.tree.leaves(tree))
-
-
-def write(generator: PolicyGenerator, path: Path | str, precision: Precision = "float32") -> int:
-    """Write a generator as one file of `nbytes(compress(generator, precision))` bytes, and return how many."""
-    content = pack(_plain(compress(generator, precision)), settings_of(generator))
-    storage.write_bytes(Path(path), content)
-    return len(content)
-
-
-def read(path: Path | str) -> PolicyGenerator:
-    """Read a generator written by `write`; it samples in float32.
-
-    Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is damaged or something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no packed generator at {path}")
-    arrays, about = unpack(path.read_bytes(), str(path))
-    return rebuild(expand(arrays), about, path)
-
-
-def _plain(tree: PyTree) -> PyTree:
-    return arrays_of(tree) if isinstance(tree, PolicyGenerator) else tree

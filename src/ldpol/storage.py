@@ -80,7 +80,7 @@ def save(path: Path, tree: PyTree, *, kind: str, about: Mapping[str, Any] | None
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(partial / "arrays", arrays)
-        files = {str(file.relative_to(partial)): _digest(file) for file in _files(partial)}
+        files = {str(file.relative_to(partial)): digest(file) for file in _files(partial)}
         header |= {"files": files}
         write_json(partial / MANIFEST, header | {"checksum": _checksum(header)})
     except Exception as error:
@@ -109,10 +109,10 @@ def fingerprint(path: Path) -> str:
     if not exists(path):
         raise FileNotFoundError(f"nothing is saved at {path}; run the stage that writes it")
     arrays, about = load(path, kind=_read_manifest(Path(path))["kind"])
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    content = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for place, leaf in jax.tree.leaves_with_path(arrays):
-        digest.update(jax.tree_util.keystr(place).encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+        content.update(jax.tree_util.keystr(place).encode() + np.asarray(leaf).tobytes())
+    return content.hexdigest()
 
 
 def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
@@ -130,9 +130,9 @@ def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
     manifest = _read_manifest(path)
     if manifest["kind"] != kind:
         raise ValueError(f"{path} holds a {manifest['kind']}, expected a {kind}")
-    for name, digest in manifest["files"].items():
+    for name, stated in manifest["files"].items():
         file = path / name
-        if not file.is_file() or _digest(file) != digest:
+        if not file.is_file() or digest(file) != stated:
             state = "altered or truncated" if file.is_file() else "missing"
             raise ValueError(f"{path} is damaged: {name} is {state}; restore it from a copy or write it again")
     with ocp.StandardCheckpointer() as checkpointer:
@@ -209,6 +209,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -89,15 +89,15 @@ def base(task: str) -> Config:
                 "optimiser": OptimiserConfig(steps=4000)._asdict(),
             },
             "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0, "text_guidance": 2.0},
+            "precision": "int8",  # of the numbers in the model's file: float32, float16, bfloat16 or int8
             "steps_per_call": 200,
             "checkpoint_seconds": 20.0,
         }
     )
     config.eval = ConfigDict(
         {
-            "suites": (
-                "reconstruction",
-            ),  # and guidance, composition, language, sequencing, cutout, each for minutes more
+            # Also guidance, composition, language, sequencing and cutout, which take minutes more.
+            "suites": ("reconstruction",),
             "episodes": 10,  # a policy, in all suites but sequencing
             "unseen": 512,
             "uniform": 512,
@@ -237,6 +237,7 @@ def _paper(config: Config) -> None:
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100
+    config.train.precision = "float32"
     config.train.language.captions = 0
 
 

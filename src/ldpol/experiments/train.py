@@ -22,6 +22,7 @@ from ldpol.model.condition import ask, nothing
 from ldpol.model.dataset import Dataset, elite_weights
 from ldpol.model.optimiser import OptimiserConfig, TrainState
 from ldpol.model.unet import DenoiserConfig, make_network
+from ldpol.precision import PRECISIONS
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
@@ -108,6 +109,7 @@ def run(config: Config, workdir: Path) -> None:
         guidance=config.train.sampler.guidance,
         text_guidance=config.train.sampler.text_guidance,
         language=language,
+        precision=config.train.precision,
     )
     stage.finish(generator)
 
@@ -140,6 +142,9 @@ class _Stage:
         self.network = settings.build(DenoiserConfig, self.config.denoiser.architecture)
         autoencoder.check_config(self.autoencoder)
         held = self.config.held_out
+        if self.config.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise settings.ConfigError(f"unknown train.precision {self.config.precision!r} (known: {known})")
         self.kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
         self.about = {
             "config": settings.as_json(config, *SECTIONS),
@@ -165,7 +170,7 @@ class _Stage:
 
     def finished(self) -> bool:
         """Tell whether the generator is there and belongs to these settings and this archive."""
-        if not (self.folder / "metrics.json").is_file() or not storage.exists(self.workdir / "model"):
+        if not (self.folder / "metrics.json").is_file() or not (self.workdir / "model").is_file():
             return False
         self._check(storage.load(self.folder / "data", kind="dataset")[1])
         return True

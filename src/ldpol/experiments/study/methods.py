@@ -85,12 +85,13 @@ def _generator(ground: Ground, row: Row) -> Model:
     stored = generators.load(ground.folder / row.training / "model")
     steps = row.settings["steps"] or stored.steps
     stored = dataclasses.replace(stored, steps=steps, guidance=row.settings["guidance"])
+    weight = dataclasses.replace(stored, precision=row.precision).nbytes
     stored = compress(stored, row.precision)
 
     def sample(tree: PolicyGenerator, key: Key, measures: Array) -> Params:
         return expand(tree).sample(key, measures)
 
-    return _model(stored, sample)
+    return dataclasses.replace(_model(stored, sample), bytes=weight)
 
 
 def _quantised(ground: Ground, row: Row) -> Model:

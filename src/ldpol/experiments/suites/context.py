@@ -143,7 +143,7 @@ def open_run(config: Config, workdir: Path) -> Context:
         )
     identity = {
         "archive": storage.fingerprint(workdir / "archive" / "elites"),
-        "model": storage.fingerprint(workdir / "model"),
+        "model": storage.digest(workdir / "model"),
     }
     trained = storage.read_json(workdir / "train" / "metrics.json")
     if trained["archive"] != identity["archive"]:

@@ -1,0 +1,69 @@
+"""What a generator is besides its numbers, as JSON and back."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flax import serialization
+
+from ldpol.archive import Grid
+from ldpol.language.reader import Language, language_from_json, language_to_json
+from ldpol.model.autoencoder import AutoencoderConfig
+from ldpol.model.unet import DenoiserConfig
+from ldpol.policy import PolicyShape
+from ldpol.types import PyTree
+
+
+def _deep_tuple(value: Any) -> Any:
+    return tuple(_deep_tuple(v) for v in value) if isinstance(value, list) else value
+
+
+def _named(cls: type) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda fields: cls(**{name: _deep_tuple(value) for name, value in fields.items()})
+
+
+_PARSERS: dict[str, Callable[[Any], Any]] = {
+    "shape": _named(PolicyShape),
+    "autoencoder": _named(AutoencoderConfig),
+    "network": _named(DenoiserConfig),
+    "grid": _named(Grid),
+    "schedule": str,
+    "parametrisation": str,
+    "measure_names": tuple,
+    "task": str,
+    "settings": lambda value: tuple(value.items()),
+    "steps": int,
+    "method": str,
+    "guidance": float,
+    "text_guidance": float,
+    "language": lambda value: None if value is None else language_from_json(value),
+    "precision": str,
+}
+
+
+def arrays_of(generator: Any) -> dict[str, PyTree]:
+    """Return the arrays of a generator by name."""
+    names = [field.name for field in dataclasses.fields(generator) if field.metadata.get("pytree_node", True)]
+    return serialization.to_state_dict({name: getattr(generator, name) for name in names})
+
+
+def settings_of(generator: Any) -> dict[str, Any]:
+    """Return everything else of a generator as JSON values."""
+    settings = {}
+    for name in _PARSERS:
+        value = getattr(generator, name)
+        if isinstance(value, Language):
+            settings[name] = language_to_json(value)
+            continue
+        settings[name] = value._asdict() if hasattr(value, "_asdict") else dict(value) if name == "settings" else value
+    return settings
+
+
+def parse_settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a generator that `settings_of` wrote.
+
+    Raises:
+      KeyError: if one is missing.
+      TypeError: if one has unknown parts.
+    """
+    return {name: parse(about[name]) for name, parse in _PARSERS.items()}
