@@ -1,4 +1,4 @@
-"""Gather the evaluations of several seeds: means with 95 % intervals, as JSON and as the table of the README.
+"""Gather the evaluations of several seeds: means with 95 % intervals, as JSON and as the tables of the README.
 
 python benchmarks/seeds.py runs/demo runs/seed1 runs/seed2 --out results/demo-walker2d.json
 """
@@ -22,6 +22,22 @@ ROWS = {
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
 
 
+SUITES = ("guidance", "composition", "free", "language", "quality", "sequencing", "cutout", "suite_seconds")
+WAYS = ("generated", "nearest_elite", "lookahead")
+
+
+def across(found: list[Any]) -> Any:
+    """Turn every number that all runs have at the same place into an interval; what is not a number is left out."""
+    if all(isinstance(one, dict) for one in found):
+        shared = [name for name in found[0] if all(name in one for one in found)]
+        merged = {name: across([one[name] for one in found]) for name in shared}
+        return {name: value for name, value in merged.items() if value not in (None, {}, [])}
+    if all(isinstance(one, list) for one in found):
+        return [across(list(row)) for row in zip(*found, strict=True)] if len({len(one) for one in found}) == 1 else []
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in found)
+    return interval(found) if numbers else None
+
+
 def show(value: dict[str, float | None], form: str = ".3f") -> str:
     """Write an interval as mean ± half its width, numbers in the format `form`."""
     mean, high = value["mean"], value["high"]
@@ -35,7 +51,7 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
         sections = [run[path[0]] if path else run for run in runs]
         table[title] = {name: interval([section[name] for section in sections]) for name in COLUMNS if all(sections)}
     single = {name: interval([run[name] for run in runs]) for name in SINGLE}
-    return {"rows": table, "single": single}
+    return {"rows": table, "single": single, "suites": across([{name: run[name] for name in SUITES} for run in runs])}
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -45,6 +61,52 @@ def markdown(summary: dict[str, Any]) -> str:
     for title, row in summary["rows"].items():
         cells = [show(value) for value in row.values()]
         lines.append(f"| {title} | " + " | ".join(cells or ["–"] * len(names)) + " |")
+    return "\n".join(lines)
+
+
+def suites_markdown(suites: dict[str, Any]) -> str:
+    """Return the tables of the other suites, as far as all runs have them."""
+
+    def table(names: tuple[str, ...], rows: list[tuple[str, list[dict[str, Any]]]]) -> list[str]:
+        lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+        for title, row in rows:
+            cells = [title, *(show(value) for value in row)]
+            lines.append("| " + " | ".join(cells + ["–"] * (len(names) - len(cells))) + " |")
+        return [*lines, ""]
+
+    lines = []
+    if guidance := suites.get("guidance"):
+        names = ("mem", "reward_ratio", "coverage_ratio", "diversity")
+        rows = [(f"{row['scale']['mean']:g}", [row[name] for name in names]) for row in guidance]
+        lines += table(("guidance", "MEM", "reward", "coverage", "diversity"), rows)
+    if language := suites.get("language"):
+        rows = [
+            (split, [language[split]["value"], language[split]["of_ceiling"], language[split]["understood"]["recall"]])
+            for split in ("train", "held_out")
+        ]
+        rows += [(name, [language[name]]) for name in ("ceiling", "chance")]
+        lines += table(("captions", "satisfied", "of the ceiling", "claims understood"), rows)
+    if quality := suites.get("quality"):
+        rows = [(f"{row['asked']['mean']:.1f}", [row["reached"]]) for row in quality]
+        lines += table(("rank asked for", "reached"), rows)
+    if sequencing := suites.get("sequencing"):
+        names = ("survival", "mem", "fitness")
+        rows = [(way, [sequencing[way][name] for name in names]) for way in WAYS]
+        rows += [
+            (f"best of {row['candidates']['mean']:g}", [row[name] for name in names])
+            for row in sequencing["lookahead_by_candidates"]
+        ]
+        less = sequencing["generated_less_nearest_elite"]
+        rows.append(("generated less nearest elite", [less[name]["value"] for name in names]))
+        lines += table(("sequences", "survival", "MEM", "fitness"), rows)
+        spoken = sequencing.get("language", {})
+        lines += [f"from sentences, {way}: survival {show(one['survival']['value'])}" for way, one in spoken.items()]
+    for name in ("composition", "free", "cutout", "suite_seconds"):
+        flat = {key: value for key, value in suites.get(name, {}).items() if "mean" in value}
+        lines += [f"{name}, {key}: {show(value)}" for key, value in flat.items()]
+    for name, part in suites.get("composition", {}).items():
+        if "mem" in part:
+            lines.append(f"composition, {name}: MEM {show(part['mem'])}")
     return "\n".join(lines)
 
 
@@ -68,6 +130,7 @@ def main() -> None:
     print(markdown(summary))
     for name, value in summary["single"].items():
         print(f"{name}: {show(value)}")
+    print(suites_markdown(summary["suites"]))
 
 
 if __name__ == "__main__":
