@@ -23,10 +23,10 @@ from ldpol.experiments.train import held_out
 from ldpol.model import autoencoder
 from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
 from ldpol.model.condition import ask
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import add_noise, make_schedule, precondition
 from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
 from ldpol.model.training import DiffusionLoss, diffusion_step
-from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200

@@ -18,7 +18,7 @@ from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.bank import Scaling, image_shape
 from ldpol.model.condition import ask
-from ldpol.model.unet import DenoiserConfig, make_network
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.types import Array, Key, Params

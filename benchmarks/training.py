@@ -1,7 +1,7 @@
 """Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
 
 The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
-`ldpol.model.unet.Convolution`, a convolution as one matrix product, against XLA's general convolution.
+`ldpol.model.denoiser.Convolution`, a convolution as one matrix product, against XLA's general convolution.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from ldpol.model import autoencoder, training, unet
 from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset
+from ldpol.model.denoiser import Convolution, DenoiserConfig, make_network
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
-from ldpol.model.unet import Convolution, DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
 from ldpol.types import Array, Key, Params, PyTree

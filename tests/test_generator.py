@@ -16,12 +16,12 @@ from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.bank import Scaling, image_shape, split_image
 from ldpol.model.condition import nothing
-from ldpol.model.unet import DenoiserConfig, make_network
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
-NETWORK = DenoiserConfig(channels=(4,), embedding=8, octaves=2)
+NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
 WANTED = jnp.array([-0.5, 3.0])
 
 

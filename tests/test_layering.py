@@ -106,9 +106,9 @@ def test_checker_accepts_a_sound_tree(tmp_path):
         "types.py": "import jax\n",
         "tasks.py": "from brax import envs\nfrom ldpol.types import Array\n",
         "rollout.py": "from . import tasks\n",
-        "model/__init__.py": "from ldpol.model.unet import UNet\n",
-        "model/unet.py": "from ..types import Array\n",
-        "model/diffusion.py": "from .unet import UNet\n",
+        "model/__init__.py": "from ldpol.model.denoiser import UNet\n",
+        "model/denoiser.py": "from ..types import Array\n",
+        "model/diffusion.py": "from .denoiser import UNet\n",
         "experiments/train.py": "import ldpol\nfrom ldpol import model\n",
     }
     assert import_problems(plant(tmp_path, files)) == []
@@ -120,12 +120,12 @@ def test_checker_catches_an_upward_import(tmp_path):
         "tasks.py": "from . import rollout\n",
         "rollout.py": "",
         "model/__init__.py": "",
-        "model/unet.py": "from ..report.page import write\n",
+        "model/denoiser.py": "from ..report.page import write\n",
         "report/page.py": "from ldpol import load\n",
         "__init__.py": "",
     }
     assert import_problems(plant(tmp_path, files)) == [
-        "ldpol.model.unet imports ldpol.report.page, which lies above it",
+        "ldpol.model.denoiser imports ldpol.report.page, which lies above it",
         "ldpol.report.page imports ldpol, which lies above it",
         "ldpol.tasks imports ldpol.rollout, which lies above it",
         "ldpol.types imports ldpol.tasks, which lies above it",
@@ -135,13 +135,13 @@ def test_checker_catches_an_upward_import(tmp_path):
 def test_checker_catches_a_cycle(tmp_path):
     files = {
         "model/__init__.py": "",
-        "model/unet.py": "from ldpol.model import diffusion\n",
+        "model/denoiser.py": "from ldpol.model import diffusion\n",
         "model/diffusion.py": "from .sampler import sample\n",
-        "model/sampler.py": "import ldpol.model.unet\n",
+        "model/sampler.py": "import ldpol.model.denoiser\n",
     }
     (problem,) = import_problems(plant(tmp_path, files))
     assert problem.startswith("circular import: ")
-    assert all(name in problem for name in ("ldpol.model.unet", "ldpol.model.diffusion", "ldpol.model.sampler"))
+    assert all(name in problem for name in ("ldpol.model.denoiser", "ldpol.model.diffusion", "ldpol.model.sampler"))
 
 
 def test_checker_catches_brax_and_rooms_without_a_layer(tmp_path):

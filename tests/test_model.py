@@ -8,10 +8,10 @@ import pytest
 from ldpol.model import autoencoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence, principal_directions
 from ldpol.model.condition import ask, nothing
+from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.model.encoder import split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
 from ldpol.model.training import action_error
-from ldpol.model.unet import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6, 6))
@@ -263,8 +263,8 @@ def test_network_starts_at_zero(network):
 @pytest.mark.parametrize(
     ("config", "latent", "said"),
     [
-        (DenoiserConfig(network="transformer"), (4, 4, 1), "unet or mlp"),  # type: ignore[arg-type]
-        (DenoiserConfig(channels=(4, 4, 4)), (4, 6, 1), "divisible by 4"),
+        (DenoiserConfig(network="transformer"), (4, 4, 1), "mlp or unet"),  # type: ignore[arg-type]
+        (DenoiserConfig(network="unet", channels=(4, 4, 4)), (4, 6, 1), "divisible by 4"),
     ],
 )
 def test_networks_that_cannot_be(config, latent, said):

@@ -9,7 +9,7 @@ from ldpol.experiments.defaults import SEARCHES, VARIANTS
 from ldpol.experiments.settings import ConfigError, as_json, build, differences, load_config, restrict
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.condition import nothing
-from ldpol.model.unet import DenoiserConfig, make_network
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.rollout import RolloutConfig
 from ldpol.search.map_elites import MapElitesConfig
 from ldpol.search.ppga import PPGAConfig, check

@@ -11,11 +11,11 @@ from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.bank import LatentBank
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset, elite_weights
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import make_schedule, precondition
 from ldpol.model.optimiser import OptimiserConfig, advance, make_optimiser, scan_steps, start_state
 from ldpol.model.sampler import sample
 from ldpol.model.training import AutoencoderLoss, DiffusionLoss
-from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import policy_mesh
 

@@ -15,7 +15,13 @@ from ml_collections import ConfigDict
 from ldpol.experiments.study.plan import row
 
 PAPER = "experiments/walker2d.py:paper"
-SMALL_DENOISER = ("train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=48")
+SMALL_DENOISER = tuple(
+    f"train.denoiser.architecture.{name}={value}" for name, value in dict(hidden=64, embedding=64, joint=128).items()
+)
+UNET = tuple(
+    f"train.denoiser.architecture.{name}={value}"
+    for name, value in dict(network="unet", channels="(16,32)", embedding=80, octaves=5, joint=64).items()
+)
 
 
 def rank(number: int, *more: str) -> tuple[str, ...]:
@@ -40,6 +46,7 @@ def ours() -> dict[str, ConfigDict]:
         "rank_48": row("ours", overrides=rank(48)),
         "rank_12": row("ours", overrides=rank(12)),
         "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
+        "unet": row("ours", overrides=UNET),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
         "rank_12_small_int8": row("ours", parent="rank_12_small", precision="int8"),
@@ -73,12 +80,11 @@ def baselines() -> dict[str, ConfigDict]:
 
 
 def paper() -> dict[str, ConfigDict]:
-    """The published settings at our wall-clock, with its own denoiser of millions of parameters and with ours."""
-    ours = ("train.denoiser.architecture.channels=(16,32)", "train.denoiser.architecture.embedding=80")
+    """The published settings at our wall-clock, with a denoiser of millions of parameters and with a small UNet."""
     return {
         "paper": row("paper", train=PAPER, overrides=steps(12000, 1500)),
-        "paper_small": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *ours)),
-        "paper_small_8": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *ours, *published(8))),
+        "paper_small": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *UNET)),
+        "paper_small_8": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *UNET, *published(8))),
     }
 
 
@@ -108,7 +114,7 @@ def _smoke(config: ConfigDict) -> None:
     few = (*steps(20, 20), "train.steps_per_call=20")
     # The published encoder alone takes as long to compile as everything else.
     encoder = ("train.autoencoder.architecture.encoder=projection", "train.autoencoder.architecture.coordinates=8")
-    width = ("train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=16")
+    width = (*UNET, "train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=16")
     size = {"hidden": (8, 8), "embedding": 8, "joint": 4, "steps": 40}
     config.rows = {
         "ours": row("ours"),

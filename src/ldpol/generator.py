@@ -21,9 +21,9 @@ from ldpol.language.text import TextEncoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.bank import Scaling, image_shape, split_image
 from ldpol.model.condition import Condition, ask, joint
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.sampler import Method, sample
-from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.precision import Precision, compress, expand, pack, unpack
 from ldpol.types import Array, Key, Params, PyTree

@@ -9,7 +9,7 @@ from flax import serialization
 from ldpol.archive import Grid
 from ldpol.language.reader import Language, language_from_json, language_to_json
 from ldpol.model.autoencoder import AutoencoderConfig
-from ldpol.model.unet import DenoiserConfig
+from ldpol.model.denoiser import DenoiserConfig
 from ldpol.policy import PolicyShape
 from ldpol.types import PyTree
 

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 from ldpol.experiments.settings import Config
 from ldpol.language.understanding import TowerConfig
 from ldpol.model.autoencoder import AutoencoderConfig
+from ldpol.model.denoiser import DenoiserConfig
 from ldpol.model.optimiser import OptimiserConfig
 from ldpol.model.training import AutoencoderLoss, DiffusionLoss
-from ldpol.model.unet import DenoiserConfig
 from ldpol.rollout import RolloutConfig
 from ldpol.search.map_elites import MapElitesConfig
 from ldpol.search.ppga import PPGAConfig
@@ -79,7 +79,7 @@ def base(task: str) -> Config:
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
-                "optimiser": OptimiserConfig(steps=8000, rate=2e-3, ema=0.999)._asdict(),
+                "optimiser": OptimiserConfig(steps=12000, rate=2e-3, ema=0.999)._asdict(),
             },
             # Captions an elite; 0: a model without language. The encoder is wordllama, or a folder for transformers.
             "language": {
@@ -176,7 +176,7 @@ def _smoke(config: Config) -> None:
     config.train.autoencoder.architecture.update(rank=4, context=32, hidden=16, coordinates=8, encoder_hidden=32)
     config.train.autoencoder.loss.update(policies=16, states=8)
     config.train.denoiser.optimiser.steps = 60
-    config.train.denoiser.architecture.update(channels=(8, 16), embedding=16, joint=8)
+    config.train.denoiser.architecture.update(hidden=16, layers=1, embedding=16, joint=8)
     config.train.denoiser.loss.batch = 64
     config.train.language.captions = 2
     config.train.language.optimiser.steps = 20
@@ -206,7 +206,7 @@ def _accelerator(config: Config) -> None:
     config.train.autoencoder.architecture.update(rank=48, context=256, layers=2, hidden=64, encoder_hidden=512)
     config.train.autoencoder.optimiser.steps = 40000
     config.train.autoencoder.loss.update(policies=256, states=64)
-    config.train.denoiser.architecture.update(channels=(32, 64), embedding=128, joint=128)
+    config.train.denoiser.architecture.update(hidden=256, embedding=256, joint=512)
     config.train.denoiser.optimiser.steps = 40000
     config.train.denoiser.loss.batch = 2048
     config.train.steps_per_call = 500
@@ -233,7 +233,9 @@ def _paper(config: Config) -> None:
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
-    config.train.denoiser.architecture.update(channels=(64, 128, 256), embedding=256)
+    config.train.denoiser.architecture.update(
+        network="unet", channels=(64, 128, 256), embedding=256, octaves=5, joint=64
+    )
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100

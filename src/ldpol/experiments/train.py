@@ -20,8 +20,8 @@ from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.bank import CaptionBank, LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask, nothing
 from ldpol.model.dataset import Dataset, elite_weights
+from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.optimiser import OptimiserConfig, TrainState
-from ldpol.model.unet import DenoiserConfig, make_network
 from ldpol.precision import PRECISIONS
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
