@@ -1,11 +1,12 @@
-"""UNet against MLP on the latents of a finished run: how far is each, once trained, from the perfect denoiser?
+"""Networks on the latents of a finished run: how far is each, once trained, from the perfect denoiser?
 
 The perfect denoiser of an archive is known in closed form (`model/diffusion.py: posterior_mean`), so that no rollout's
-noise blurs the comparison. Both train with the run's own settings.
+noise blurs the comparison. All train with the run's own settings, without language.
 
     python benchmarks/denoisers.py runs/demo --out results/denoisers-walker2d.json
 """
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,15 @@ from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200
 TRIALS = 8192
+SMALL = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "UNet, 5 octaves": SMALL,
+    "UNet, 7 octaves": SMALL | {"octaves": 7},
+    "UNet, as wide a condition as the MLP": SMALL | {"octaves": 7, "joint": 256, "embedding": 128},
+    "MLP of 64": {"network": "mlp", "hidden": 64, "embedding": 64, "octaves": 7, "joint": 128},
+    "MLP of 128 (default)": {},
+    "MLP of 256": {"hidden": 256, "embedding": 256},
+}
 
 
 def latents(run: Path, config: Any) -> LatentBank:
@@ -87,10 +97,9 @@ def main() -> None:
     bank, section, mesh = latents(options.run, config), config.train.denoiser, session.training_mesh()
     loss, optimiser = settings.build(DiffusionLoss, section.loss), settings.build(OptimiserConfig, section.optimiser)
     rows = []
-    for name in ("unet", "mlp"):
-        network = make_network(
-            settings.build(DenoiserConfig, section.architecture)._replace(network=name), bank.mean.shape[1:]
-        )
+    for name, changes in NETWORKS.items():
+        architecture = settings.build(DenoiserConfig, section.architecture)._replace(**changes)
+        network = make_network(architecture, bank.mean.shape[1:])
         step = partial(diffusion_step, network, loss, optimiser, mesh, bank)
         loop = jax.jit(partial(scan_steps, step, steps=CHUNK), donate_argnums=0)
         measure = jax.jit(partial(distance, network, loss, bank))
@@ -98,26 +107,32 @@ def main() -> None:
             init_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
             params = jax.jit(network.init)(init_key, bank.mean[0], jnp.zeros(()), ask(bank.measures[0]))["params"]
             state = jax.tree.map(jnp.copy, start_state(optimiser, params))
-            with session.progress(f"{name}, seed {seed}", optimiser.steps, unit="step") as bar:
-                for _ in range(0, optimiser.steps, CHUNK):
+            state, metrics = loop(state, train_key)  # compiles
+            jax.block_until_ready(state)
+            start = time.perf_counter()
+            with session.progress(f"{name}, seed {seed}", optimiser.steps, CHUNK, "step") as bar:
+                for _ in range(CHUNK, optimiser.steps, CHUNK):
                     state, metrics = loop(state, train_key)
                     bar.set_postfix_str(f"loss {metrics['loss']:.4f}", False)
                     bar.update(CHUNK)
+            seconds = time.perf_counter() - start
             error, levels = measure(state.ema, test_key)
             row = {"network": name, "seed": seed, "parameters": sum(x.size for x in jax.tree.leaves(params))}
             row |= {"loss": float(metrics["loss"]), "rms": float(jnp.sqrt(jnp.mean(error**2)))}
+            row["step_ms"] = 1e3 * seconds / max(optimiser.steps - CHUNK, 1)
             rows.append(row | {"rms_by_level": dict(zip(map("{:.2f}".format, levels), map(float, error), strict=True))})
     common.table(
         "Root mean square distance to the perfect denoiser, latents of unit variance",
-        ("network", "parameters", "mean over seeds", "all seeds"),
+        ("network", "parameters", "ms a step", "mean over seeds", "all seeds"),
         [
             (
                 name,
                 next(row["parameters"] for row in rows if row["network"] == name),
+                f"{np.mean([row['step_ms'] for row in rows if row['network'] == name]):.1f}",
                 float(np.mean([row["rms"] for row in rows if row["network"] == name])),
                 ", ".join(f"{row['rms']:.3f}" for row in rows if row["network"] == name),
             )
-            for name in ("unet", "mlp")
+            for name in NETWORKS
         ],
     )
     common.finish("denoisers", options.out, config, {"seeds": options.seeds, "trials_a_level": TRIALS}, rows)
