@@ -24,6 +24,9 @@ UNET = tuple(
 )
 
 
+FINE = {"hidden": (384, 384), "octaves": 7, "joint": 256}
+
+
 def rank(number: int, *more: str) -> tuple[str, ...]:
     return (f"train.autoencoder.architecture.rank={number}", *more)
 
@@ -75,6 +78,9 @@ def baselines() -> dict[str, ConfigDict]:
         "cloned_192": row("cloned", hidden=(192, 192)),
         "cloned_96": row("cloned", hidden=(96, 96)),
         "cloned_192_int8": row("cloned", parent="cloned_192", hidden=(192, 192), precision="int8"),
+        # What a measure is seen by as finely as our denoiser sees it.
+        "cloned_384_fine": row("cloned", **FINE),
+        "cloned_384_fine_int8": row("cloned", parent="cloned_384_fine", precision="int8", **FINE),
     }
     return rows
 
