@@ -205,22 +205,26 @@ def test_candidates_around_what_is_wanted():
 
     Each is as far away as a normal of standard deviation 0.2 u of the range, u uniform: 0.2 / sqrt(3) over all.
     """
-    sample = lambda key, wanted: (wanted, jax.random.uniform(key))  # noqa: E731
+    sample = lambda key, wanted, quality: (wanted, jax.random.uniform(key), quality)  # noqa: E731
     low, high, wanted = (0.0, -8.0), (1.0, 8.0), jnp.array([0.5, jnp.nan])
-    propose = jax.jit(around(sample, 4000, 0.2, low, high))
-    asked, drawn = propose(jax.random.key(0), wanted)
-    np.testing.assert_array_equal(drawn, from_generator(sample, 4000)(jax.random.key(0), wanted)[1])
+    propose = jax.jit(around(sample, 4000, 0.2, 0.6, low, high))
+    asked, drawn, rank = propose(jax.random.key(0), wanted)
+    plain = from_generator(lambda key, wanted: sample(key, wanted, jnp.nan), 4000)
+    np.testing.assert_array_equal(drawn, plain(jax.random.key(0), wanted)[1])
+    assert np.isnan(rank[0]) and rank[1:].min() >= 0.6 and rank[1:].max() <= 1.0
+    assert float(rank[1:].mean()) == pytest.approx(0.8, abs=0.01)
+    assert abs(np.corrcoef(rank[1:], np.abs(asked[1:, 0] - 0.5))[0, 1]) < 0.05  # how far says nothing of how fit
     assert asked[0, 0] == 0.5 and np.isnan(asked[:, 1]).all()
     assert float(asked[1:, 0].std()) == pytest.approx(0.2 / np.sqrt(3), rel=0.1)
     assert float(asked[1:, 0].mean()) == pytest.approx(0.5, abs=0.01)
-    at_the_edge, _ = propose(jax.random.key(0), jnp.array([0.0, 8.0]))
+    at_the_edge, *_ = propose(jax.random.key(0), jnp.array([0.0, 8.0]))
     assert at_the_edge.min() >= -8.0 and at_the_edge[:, 0].min() == 0.0 and at_the_edge[:, 1].max() == 8.0
     assert at_the_edge[:, 1].min() < 6.0  # away in proportion to the range
-    exactly, _ = around(sample, 3, 0.0, low, high)(jax.random.key(0), wanted)
+    exactly, *_ = around(sample, 3, 0.0, 0.0, low, high)(jax.random.key(0), wanted)
     np.testing.assert_array_equal(exactly[:, 0], 0.5)
-    for count, spread in ((0, 0.1), (1, -0.1)):
-        with pytest.raises(ValueError, match="at least 1 candidate and a spread >= 0"):
-            around(sample, count, spread, low, high)
+    for count, spread, quality in ((0, 0.1, 0.0), (1, -0.1, 0.0), (1, 0.1, 1.5)):
+        with pytest.raises(ValueError, match=r"at least 1 candidate, a spread >= 0 and a quality in \[0, 1\]"):
+            around(sample, count, spread, quality, low, high)
 
 
 def test_candidates_of_any_number_begin_alike():

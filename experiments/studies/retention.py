@@ -78,6 +78,7 @@ def baselines() -> dict[str, ConfigDict]:
         "cloned_192": row("cloned", hidden=(192, 192)),
         "cloned_96": row("cloned", hidden=(96, 96)),
         "cloned_192_int8": row("cloned", parent="cloned_192", hidden=(192, 192), precision="int8"),
+        "cloned_384_int8": row("cloned", parent="cloned_384", hidden=(384, 384), precision="int8"),
         # What a measure is seen by as finely as our denoiser sees it.
         "cloned_384_fine": row("cloned", **FINE),
         "cloned_384_fine_int8": row("cloned", parent="cloned_384_fine", precision="int8", **FINE),

@@ -44,33 +44,48 @@ def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propo
 
 
 def around(
-    sample: Callable[[Key, Array], Params], count: int, spread: float, low: Sequence[float], high: Sequence[float]
+    sample: Callable[[Key, Array, Array], Params],
+    count: int,
+    spread: float,
+    quality: float,
+    low: Sequence[float],
+    high: Sequence[float],
 ) -> Propose:
-    """Propose a sample for what is wanted, and `count - 1` for measures around it.
+    """Propose a sample for what is wanted, and `count - 1` for measures around it with high fitness.
 
     Samples for one condition behave alike, so that where one falls in the state an episode is in, often all of them do.
-    Some of those that ask for a little more or less go on. The first candidate is that of `from_generator`.
+    Some of those that ask for a little more or less go on, and fit ones more often. The first candidate is that of
+    `from_generator`.
 
     Args:
-      sample: `(key, measures [M]) -> one policy`; NaN leaves a measure free.
+      sample: `(key, measures [M], quality []) -> one policy`; NaN leaves a measure or the fitness free.
       count: n.
       spread: how far away the others ask at most, as a standard deviation in measures scaled to [0, 1]; how far each
         goes is uniform up to that.
+      quality: the others ask for a rank of fitness uniform from this to 1.
       low, high: bounds of the measures.
 
     Raises:
-      ValueError: if there is no candidate, or the spread is negative.
+      ValueError: if there is no candidate, the spread is negative, or the quality not in [0, 1].
     """
-    if count < 1 or spread < 0:
-        raise ValueError(f"a proposal needs at least 1 candidate and a spread >= 0, found {count} and {spread:g}")
+    if count < 1 or spread < 0 or not 0 <= quality <= 1:
+        raise ValueError(
+            "a proposal needs at least 1 candidate, a spread >= 0 and a quality in [0, 1], found "
+            f"{count}, {spread:g} and {quality:g}"
+        )
     least, most = jnp.asarray(low), jnp.asarray(high)
 
     def propose(key: Key, wanted: Array) -> Params:
         def one(i: Array) -> Params:
             own = jax.random.fold_in(key, i)
-            size_key, noise_key = jax.random.split(jax.random.fold_in(own, 1))
+            size_key, noise_key, rank_key = jax.random.split(jax.random.fold_in(own, 1), 3)
             far = spread * jax.random.uniform(size_key) * jax.random.normal(noise_key, wanted.shape) * (most - least)
-            return sample(own, jnp.where(i > 0, jnp.clip(wanted + far, least, most), wanted))
+            rank = jax.random.uniform(rank_key, minval=quality)
+            return sample(
+                own,
+                jnp.where(i > 0, jnp.clip(wanted + far, least, most), wanted),
+                jnp.where(i > 0, rank, jnp.nan),
+            )
 
         return jax.vmap(one)(jnp.arange(count))
 

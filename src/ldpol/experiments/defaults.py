@@ -115,9 +115,10 @@ def base(task: str) -> Config:
                 "segments": 4,
                 "episodes": 50,
                 "settle": 25,  # steps after a switch in which measures do not count yet
-                "candidates": (4, 16),  # to look ahead with, in turn; the last is compared with the blind sample
-                "spread": 0.2,  # how far from the wanted measures, scaled to [0, 1], candidates but the first may ask
-                "look_ahead_episodes": 5,  # the first of the episodes: a look-ahead costs `candidates` times as much
+                "candidates": (4, 20),  # to look ahead with, in turn; the last is compared with the blind sample
+                "spread": 0.4,  # how far from the wanted measures, scaled to [0, 1], candidates but the first may ask
+                "quality": 0.5,  # the least rank of fitness that they ask for
+                "look_ahead_episodes": 4,  # the first of the episodes: a look-ahead costs `candidates` times as much
                 "horizon": 250,  # steps to look ahead, beyond the segment too; None: the segment
                 "tolerance": 0.0,  # distances in the same multiple of it count as equal, so that reward decides
                 "chunk": 20,  # sequences between two lines of progress

@@ -42,12 +42,14 @@ FEWEST_LANES = 16
 def check(config: Config, task: Task) -> None:
     """Raise an error if sequences do not fit into episodes, or there is nothing to play."""
     section = config.eval.sequencing
-    least = {"sequences": 2, "episodes": 1, "look_ahead_episodes": 1, "chunk": 1, "spread": 0.0}
+    least = {"sequences": 2, "episodes": 1, "look_ahead_episodes": 1, "chunk": 1, "spread": 0.0, "quality": 0.0}
     at_least(section, "eval.sequencing", **least)
     if not section.candidates or min(section.candidates) < 1:
         raise ConfigError(
             f"eval.sequencing.candidates must name numbers of candidates, each at least 1, found {section.candidates}"
         )
+    if section.quality > 1:
+        raise ConfigError(f"eval.sequencing.quality is a rank of fitness in [0, 1], found {section.quality:g}")
     if section.look_ahead_episodes > section.episodes:
         raise ConfigError(
             f"eval.sequencing.look_ahead_episodes = {section.look_ahead_episodes} must be at most episodes = "
@@ -217,12 +219,15 @@ def _ahead(context: Context, candidates: int) -> Program[dict[str, Any]]:
     section, mesh = context.config.eval.sequencing, policy_mesh()
     steps = segment_steps(context.task, section.segments, section.settle)
 
+    grid = context.archive.grid
+
     @jax.jit
     def program(model: Any, key: Key, rows: PyTree) -> dict[str, Any]:
+        sample = lambda key, measures, quality: model.sample(key, measures, quality=quality)  # noqa: E731
         choose = look_ahead(
             context.task,
             model.apply,
-            around(model.sample, candidates, section.spread, context.archive.grid.low, context.archive.grid.high),
+            around(sample, candidates, section.spread, section.quality, grid.low, grid.high),
             steps=steps,
             settle=section.settle,
             horizon=section.horizon,
