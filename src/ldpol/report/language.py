@@ -54,7 +54,7 @@ def _examples(examples: list[Mapping[str, Any]]) -> str:
         )
         note = f"{held} of {len(one['claims'])} claims hold"
         rows.append(row(one["text"], note, "sub", (escape(one["understood"]), claims)))
-    return table(columns, "".join(rows))
+    return table(columns, "".join(rows), "texts")
 
 
 def quality(metrics: Mapping[str, Any]) -> str:

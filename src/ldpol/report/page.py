@@ -248,9 +248,15 @@ def _size_table(metrics: Mapping[str, Any]) -> str:
     return _pairs("", rows)
 
 
-def table(head: str, body: str) -> str:
-    """An HTML table of the cells of its head, beside an empty corner, and the rows of its body."""
-    return f"<div class=scroll><table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+def table(head: str, body: str, style: str = "numbers") -> str:
+    """An HTML table of the cells of its head, beside an empty corner, and the rows of its body.
+
+    Args:
+      head: cells.
+      body: rows.
+      style: `numbers`, to the right on one line each, or `texts`, to the left on as many lines as they need.
+    """
+    return f"<div class=scroll><table class={style}><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def picture(name: str, title: str, png: bytes, caption: str) -> str:
@@ -325,6 +331,9 @@ th, td { padding: .5rem .6rem; border-bottom: 1px solid var(--line); text-align:
   white-space: nowrap }
 th { font-weight: 600 }
 th:first-child, td:first-child { text-align: left }
+.texts th, .texts td { text-align: left; white-space: normal; width: 30% }
+.texts th:first-child { width: 40%; font-weight: 400 }
+.texts th small { margin-left: 0; max-width: none }
 thead th { vertical-align: bottom }
 thead > tr > *, .ceiling > * { border-bottom: 2px solid var(--line) }
 .ceiling > * { border-top: 2px solid var(--line) }
