@@ -10,6 +10,7 @@ What it writes loads in three lines:
 import argparse
 import math
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +126,11 @@ def run(options: argparse.Namespace) -> str:
     free = [math.nan] * len(model.measure_names)
     measures = free if options.measures is None else numbers(options.measures)
     check(model, measures, options)
-    text = None if options.text is None else model.read([options.text])[0]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        text = None if options.text is None else model.read([options.text])[0]
+    for one in heard:
+        session.say(f"sample: {one.message}")
     task = make_task(model)
     sample_key, play_key = jax.random.split(jax.random.key(options.seed))
     wanted = jnp.asarray(measures, jnp.float32)

@@ -256,7 +256,8 @@ def table(head: str, body: str, style: str = "numbers") -> str:
       body: rows.
       style: `numbers`, to the right on one line each, or `texts`, to the left on as many lines as they need.
     """
-    return f"<div class=scroll><table class={style}><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    rows = f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody>"
+    return f"<div class=scroll><table class={style}>{rows}</table></div>"
 
 
 def picture(name: str, title: str, png: bytes, caption: str) -> str:
