@@ -17,7 +17,7 @@ from common import Program, build, finish, measure, parser, say, start, table
 from jax.sharding import Mesh
 
 from ldpol.experiments import defaults, session, settings
-from ldpol.model import autoencoder, training, unet
+from ldpol.model import autoencoder, denoiser, training
 from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset
@@ -29,6 +29,7 @@ from ldpol.types import Array, Key, Params, PyTree
 
 SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d
 MEASURES = 2
+UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
 
 Loop = Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]]
 
@@ -167,10 +168,10 @@ def main() -> None:
     loops: dict[str, tuple[Program, tuple]] = {}
     for where, mesh in meshes.items():
         loops[f"autoencoder, {where}"] = autoencoder_loop(train, data, params, mesh, steps)
-        loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps)
-        loops[f"denoiser mlp, {where}"] = denoiser_loop(train, data, mesh, steps, network="mlp")
-    with mock.patch.object(unet, "Convolution", GeneralConvolution):
-        general = denoiser_loop(train, data, meshes[usual], max(steps // 10, 1))
+        loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps, **UNET)
+        loops[f"denoiser mlp, {where}"] = denoiser_loop(train, data, mesh, steps)
+    with mock.patch.object(denoiser, "Convolution", GeneralConvolution):
+        general = denoiser_loop(train, data, meshes[usual], max(steps // 10, 1), **UNET)
     say("running them")
     found = times(loops, repeats)
     # Fewer steps of the slow one.
