@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.experiments import session, settings
+from ldpol.experiments.study.methods import encode
 from ldpol.experiments.train import held_out
-from ldpol.model import autoencoder
+from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
 from ldpol.model.condition import ask
 from ldpol.model.denoiser import DenoiserConfig, make_network
@@ -32,11 +33,11 @@ from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200
 TRIALS = 8192
-SMALL = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
+UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "UNet, 5 octaves": SMALL,
-    "UNet, 7 octaves": SMALL | {"octaves": 7},
-    "UNet, as wide a condition as the MLP": SMALL | {"octaves": 7, "joint": 256, "embedding": 128},
+    "UNet, 5 octaves": UNET,
+    "UNet, 7 octaves": UNET | {"octaves": 7},
+    "UNet, as wide a condition as the MLP": UNET | {"octaves": 7, "joint": 256, "embedding": 128},
     "MLP of 64": {"network": "mlp", "hidden": 64, "embedding": 64, "octaves": 7, "joint": 128},
     "MLP of 128 (default)": {},
     "MLP of 256": {"hidden": 256, "embedding": 256},
@@ -49,21 +50,12 @@ def latents(run: Path, config: Any) -> LatentBank:
     held = config.train.held_out
     kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
     trained = archives.take(archive, kind == 0)
-    built = settings.build(autoencoder.AutoencoderConfig, config.train.autoencoder.architecture)
-    count = trained.measures.shape[1]
-    params = autoencoder.init(archive.shape, built, count, trained.policies, jax.random.key(0))
-    state = start_state(
-        settings.build(OptimiserConfig, config.train.autoencoder.optimiser),
-        {"encoder": params["encoder"]["params"], "decoder": params["decoder"]},
-    )
-    state, _ = storage.load_state(run / "train" / "autoencoder", state, kind="autoencoder")
+    built = settings.build(AutoencoderConfig, config.train.autoencoder.architecture)
+    mean, deviation = encode(config, run, trained)
     data, _ = storage.load(run / "train" / "data", kind="dataset")
-    variables = {"params": state.ema["encoder"], "projection": params["encoder"]["projection"]}
-    encoder = autoencoder.Encoder(archive.shape, built)
-    mean, log_variance = jax.jit(jax.vmap(partial(encoder.apply, variables)))(trained.policies)
     labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
     noise, fitness = config.train.autoencoder.loss.noise, np.asarray(trained.fitness)
-    return build_bank(built, mean, jnp.exp(0.5 * log_variance), labels, noise, weights, fitness)[0]
+    return build_bank(built, mean, deviation, labels, noise, weights, fitness)[0]
 
 
 def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree, key: Key) -> tuple[Array, Array]:

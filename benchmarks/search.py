@@ -25,11 +25,11 @@ from jax.sharding import Mesh, PartitionSpec
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from rollout import bare, split
-from seeds import interval
-from seeds import show as plus_minus
 
 from ldpol import archive as archives
 from ldpol import report, storage
+from ldpol.evaluation.intervals import over_seeds as interval
+from ldpol.evaluation.intervals import show as plus_minus
 from ldpol.evaluation.metrics import summarise
 from ldpol.experiments import archive as stage
 from ldpol.experiments import session, settings

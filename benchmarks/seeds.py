@@ -9,6 +9,7 @@ from typing import Any
 
 from ldpol import storage
 from ldpol.evaluation.intervals import over_seeds as interval
+from ldpol.evaluation.intervals import show
 
 COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "js_divergence")
 ROWS = {
@@ -36,12 +37,6 @@ def across(found: list[Any]) -> Any:
         return [across(list(row)) for row in zip(*found, strict=True)] if len({len(one) for one in found}) == 1 else []
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in found)
     return interval(found) if numbers else None
-
-
-def show(value: dict[str, float | None], form: str = ".3f") -> str:
-    """Write an interval as mean ± half its width, numbers in the format `form`."""
-    mean, high = value["mean"], value["high"]
-    return f"{mean:{form}}" + ("" if high is None or mean is None else f" ± {high - mean:{form}}")
 
 
 def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import Program, build, finish, measure, parser, say, start, table
+from denoisers import UNET
 from jax.sharding import Mesh
 
 from ldpol.experiments import defaults, session, settings
@@ -29,7 +30,6 @@ from ldpol.types import Array, Key, Params, PyTree
 
 SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d
 MEASURES = 2
-UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
 
 Loop = Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]]
 

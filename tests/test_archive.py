@@ -263,3 +263,14 @@ def test_data_frame_of_another_shape():
         archive.from_data_frame(frame.drop(columns="objective"), SHAPE, GRID, "toy")
     with pytest.raises(ValueError, match="does not fit"):
         archive.from_data_frame(frame, SHAPE, Grid((4,), (0.0,), (1.0,)), "toy")
+
+
+def test_scaled_by_hand_and_back():
+    grid = archive.Grid((4, 4), (-1.0, 2.0), (1.0, 6.0))
+    measures = np.array([[-1.0, 6.0], [0.5, 3.0], [np.nan, 2.0]], np.float32)
+    found = grid.scaled(measures)
+    np.testing.assert_allclose(found, [[0.0, 1.0], [0.75, 0.25], [np.nan, 0.0]])
+    np.testing.assert_allclose(grid.unscaled(found), measures)
+    inside = jax.jit(grid.scaled)(jnp.asarray(measures))
+    assert isinstance(found, np.ndarray) and inside.dtype == jnp.float32
+    np.testing.assert_allclose(inside, found)

@@ -107,7 +107,7 @@ def test_gaussian_recovers_a_linear_gaussian_archive():
     key_a, key_b, key_m, key_n = jax.random.split(KEY, 4)
     base, slope = jax.random.normal(key_a, (SHAPE.size,)), jax.random.normal(key_b, (3, SHAPE.size))
     measures = jnp.asarray(GRID.low) + 2.0 * jax.random.uniform(key_m, (400, 2))
-    places = asking.scaled(GRID, measures)
+    places = GRID.scaled(measures)
     noise = jax.random.normal(key_n, (400,))
     vectors = base + places @ slope[:2] + 0.1 * noise[:, None] * slope[2]
     policies = jax.vmap(SHAPE.unflatten)(vectors)
@@ -118,7 +118,7 @@ def test_gaussian_recovers_a_linear_gaussian_archive():
     wanted = jnp.array([0.3, 2.7])
     draw = jax.jit(jax.vmap(lambda key: SHAPE.flatten(gaussian.generate(model, key, wanted))))
     draws = draw(jax.random.split(KEY, 4000))
-    expected = base + asking.scaled(GRID, wanted) @ slope[:2]
+    expected = base + GRID.scaled(wanted) @ slope[:2]
     np.testing.assert_allclose(draws.mean(0), expected, atol=0.02)
     along = (draws - expected) @ slope[2] / (slope[2] @ slope[2])
     assert float(along.std()) == pytest.approx(0.1, rel=0.1)
@@ -184,7 +184,7 @@ def test_latents_decode_their_own_elite(trained):
     model = latents.fit(generator, mean, measures)
     together = by_loop(latents.generate, model, measures[:5])
     for number in range(5):
-        expected = generator.decode(mean[number], asking.scaled(GRID, measures[number]))
+        expected = generator.decode(mean[number], GRID.scaled(measures[number]))
         np.testing.assert_allclose(vector(row(together, number)), vector(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -193,7 +193,7 @@ def test_priors_of_the_cvae(trained):
     how = {"octaves": 2, "directions": 0, "ridge": 1.0}
     normal = cvae.fit(generator, mean, deviation, measures, jnp.ones(N), prior="normal", **how)
     by_loop(cvae.generate, normal, measures[:3])
-    place = asking.scaled(GRID, measures[0])
+    place = GRID.scaled(measures[0])
     latent = jax.random.normal(KEY, (4,)).reshape(2, 2, 1)
     np.testing.assert_allclose(
         vector(cvae.generate(normal, KEY, measures[0])), vector(generator.decode(latent, place)), rtol=1e-5

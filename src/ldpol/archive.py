@@ -60,6 +60,16 @@ class Grid(NamedTuple):
         sides = (np.asarray(self.high) - np.asarray(self.low)) / np.asarray(self.shape)
         return float(np.linalg.norm(sides))
 
+    def scaled(self, measures: Any) -> Any:
+        """Scale measures `[..., M]` in task units to [0, 1] by the bounds; NumPy's stay NumPy's."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        return (measures - low) / (high - low)
+
+    def unscaled(self, places: Any) -> Any:
+        """Return the measures `[..., M]` in task units of places in [0, 1]; inverse of `scaled`."""
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        return low + (high - low) * places
+
     def index(self, measures: Array) -> Array:
         """Return the row-major cell index of measures `[..., M]`; values outside go to the border cells."""
         low, high, shape = jnp.asarray(self.low), jnp.asarray(self.high), jnp.asarray(self.shape)

@@ -138,8 +138,7 @@ class PolicyGenerator:
             ]
             if outside:
                 raise ValueError(f"measures outside their bounds: {'; '.join(outside)}")
-        low, high = jnp.asarray(self.grid.low), jnp.asarray(self.grid.high)
-        return (measures - low) / (high - low)
+        return self.grid.scaled(measures)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
         """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
@@ -335,11 +334,10 @@ class PolicyGenerator:
         if not platforms or set(platforms) - set(PLATFORMS):
             raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
         batch = jax_export.symbolic_shape("b")[0]
-        low, high = jnp.asarray(self.grid.low), jnp.asarray(self.grid.high)
 
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, wanted: Array) -> Params:
-                condition = ask((wanted - low) / (high - low), words=self.words)
+                condition = ask(self.grid.scaled(wanted), words=self.words)
                 return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition))
 
             return jax.vmap(one)(keys, measures)

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 from ldpol.types import Array, PyTree
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+PRECISIONS = get_args(Precision)
 SMALL = 256
 """Tensors with fewer numbers stay in float16 where the others go to int8: they weigh nothing."""
 _MAGIC = b"LDPOL001"

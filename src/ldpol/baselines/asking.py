@@ -1,15 +1,8 @@
-"""What all baselines do with the measures they are asked for."""
+"""What all look-ups do with the measures they are asked for."""
 
 import jax.numpy as jnp
 
-from ldpol.archive import Grid
 from ldpol.types import Array
-
-
-def scaled(grid: Grid, measures: Array) -> Array:
-    """Return measures `[..., M]` of task units scaled to [0, 1] by the grid's bounds."""
-    low, high = jnp.asarray(grid.low), jnp.asarray(grid.high)
-    return (measures - low) / (high - low)
 
 
 def nearest(wanted: Array, measures: Array) -> Array:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from ldpol.archive import Grid
-from ldpol.baselines.asking import scaled
 from ldpol.model.condition import fourier_features, joint_features
 from ldpol.model.dataset import Dataset
 from ldpol.model.optimiser import OptimiserConfig, TrainState, advance, scan_steps, start_state
@@ -188,7 +187,7 @@ def generate(model: Cloned, key: Key, measures: Array) -> Style:
     """Return what measures `[M]` in task units make of the policy; play it with `apply`. The key decides nothing."""
     del key
     model = expand(model)
-    return model.module.apply({"params": model.params}, scaled(model.grid, measures), method=ConditionedPolicy.style)  # type: ignore[return-value]
+    return model.module.apply({"params": model.params}, model.grid.scaled(measures), method=ConditionedPolicy.style)  # type: ignore[return-value]
 
 
 def apply(model: Cloned, style: Style, observation: Array) -> Array:

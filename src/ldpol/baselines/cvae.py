@@ -7,7 +7,6 @@ from flax import struct
 
 from ldpol.archive import Grid
 from ldpol.baselines import conditional
-from ldpol.baselines.asking import scaled
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, latent_size
@@ -68,7 +67,7 @@ def fit(
     if prior == "fitted":
         count = mean.shape[0]
         own = (deviation.reshape(count, -1) ** 2 * weights[:, None]).mean(0)
-        places = scaled(generator.grid, measures)
+        places = generator.grid.scaled(measures)
         flat = mean.reshape(count, -1)
         fitted = conditional.fit(
             flat, places, weights, octaves=octaves, directions=directions, ridge=ridge, variance=own
@@ -79,7 +78,7 @@ def fit(
 def generate(model: ConditionalDecoder, key: Key, measures: Array) -> Params:
     """Draw one policy for measures `[M]` in task units."""
     model = expand(model)
-    place = scaled(model.grid, measures)
+    place = model.grid.scaled(measures)
     if model.prior is None:
         latent = jax.random.normal(key, (latent_size(model.autoencoder),))
     else:

@@ -9,7 +9,6 @@ from flax import struct
 
 from ldpol.archive import Grid
 from ldpol.baselines import conditional
-from ldpol.baselines.asking import scaled
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.model.autoencoder import principal_directions
 from ldpol.policy import PolicyShape
@@ -73,7 +72,7 @@ def fit(
     directions_, scales = principal_directions(vectors - mean, components)
     values = (vectors - mean) @ directions_.T / np.maximum(scales, 1e-12)
     coefficients = conditional.fit(
-        jnp.asarray(values), scaled(grid, measures), weights, octaves=octaves, directions=directions, ridge=ridge
+        jnp.asarray(values), grid.scaled(measures), weights, octaves=octaves, directions=directions, ridge=ridge
     )
     basis = jnp.asarray(directions_ * scales[:, None])
     return PrincipalGaussian(jnp.asarray(mean), basis, coefficients, shape, grid, temperature)
@@ -91,5 +90,5 @@ def truncate(model: PrincipalGaussian, components: int) -> PrincipalGaussian:
 def generate(model: PrincipalGaussian, key: Key, measures: Array) -> Params:
     """Draw one policy for measures `[M]` in task units."""
     model = expand(model)
-    drawn = conditional.draw(model.coefficients, key, scaled(model.grid, measures), model.temperature)
+    drawn = conditional.draw(model.coefficients, key, model.grid.scaled(measures), model.temperature)
     return model.shape.unflatten(model.mean + drawn @ model.basis)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from ldpol.archive import Grid
-from ldpol.baselines.asking import nearest, scaled
+from ldpol.baselines.asking import nearest
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.condition import ask
@@ -53,4 +53,4 @@ def generate(model: LatentTable, key: Key, measures: Array) -> Params:
     model = expand(model)
     row = nearest(measures, model.measures)
     decoder = Decoder(model.shape, model.autoencoder)
-    return decoder.apply({"params": model.decoder}, model.latents[row], ask(scaled(model.grid, measures)))
+    return decoder.apply({"params": model.decoder}, model.latents[row], ask(model.grid.scaled(measures)))

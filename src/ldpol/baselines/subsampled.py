@@ -6,7 +6,6 @@ import numpy as np
 
 from ldpol.archive import Grid
 from ldpol.baselines import quantised
-from ldpol.baselines.asking import scaled
 from ldpol.baselines.quantised import Stored, generate
 from ldpol.precision import Precision
 from ldpol.types import Array, Params
@@ -37,7 +36,7 @@ def choose(grid: Grid, fitness: Array, measures: Array, count: int) -> Array:
     total = fitness.shape[0]
     if not 1 <= count <= total:
         raise ValueError(f"cannot choose {count} elites of an archive of {total}")
-    place = scaled(grid, measures)
+    place = grid.scaled(measures)
     filled = len(np.unique(np.asarray(grid.index(measures))))
     radius = 0.5 * (filled / grid.cells / count) ** (1.0 / place.shape[1])
     spread = jnp.maximum(fitness.std(), 1e-6)

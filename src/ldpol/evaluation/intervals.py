@@ -94,6 +94,14 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> dict[str, float 
     return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
+def show(value: dict[str, float | None] | None, form: str = ".3f") -> str:
+    """Write what `over_seeds` found as mean ± half its width, numbers in the format `form`; nothing as a dash."""
+    if value is None:
+        return "–"
+    mean, high = value["mean"], value["high"]
+    return f"{mean:{form}}" + ("" if high is None or mean is None else f" ± {high - mean:{form}}")
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), np.nan)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Grid
-from ldpol.evaluation.intervals import over_seeds
+from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.evaluation.metrics import compare
 from ldpol.types import Score
 
@@ -43,15 +43,13 @@ def measure(grid: Grid, reference: Score, generated: Score, kind: np.ndarray, of
         if rows.any():
             part = compare(grid, _rows(reference, rows), _rows(generated, rows), offset)
         found |= {f"{name}_mem": part.get("mem"), f"{name}_reward_ratio": part.get("reward_ratio")}
-    inside = kind == 2
+    inside, found["box_cells"] = kind == 2, None
     if inside.any():
         wanted, reached = (
             set(np.asarray(grid.index(jnp.asarray(score.measures)[inside])).tolist())
             for score in (reference, generated)
         )
         found["box_cells"] = len(wanted & reached)
-    else:
-        found["box_cells"] = None
     return found
 
 
@@ -87,13 +85,6 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     }
     lines = [f"| variant | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
-        cells = [_show(row[name], form) for name, form in columns.values()]
+        cells = [show(row[name], form) for name, form in columns.values()]
         lines.append(f"| {row['variant']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _show(value: dict[str, float | None] | None, form: str) -> str:
-    if value is None:
-        return "–"
-    mean, high = value["mean"], value["high"]
-    return f"{mean:{form}}" + ("" if high is None or mean is None else f" ± {high - mean:{form}}")

@@ -19,7 +19,7 @@ from ldpol.language.reader import Language
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.bank import CaptionBank, LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask, nothing
-from ldpol.model.dataset import Dataset, elite_weights
+from ldpol.model.dataset import Dataset, add_states, elite_weights
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.optimiser import OptimiserConfig, TrainState
 from ldpol.precision import PRECISIONS
@@ -209,10 +209,9 @@ class _Stage:
         for repeat, one in enumerate(keys):
             title = f"train: rollouts of the archive ({repeat + 1}/{collect.repeats})"
             states.append(self._rollouts(archive.policies, one, title))
-        low, high = np.asarray(archive.grid.low), np.asarray(archive.grid.high)
         seen = np.concatenate(states, 1)
         seen = seen + collect.noise * np.asarray(jax.random.normal(noise_key, seen.shape))
-        measures = ((np.asarray(labels.measures) - low) / (high - low)).astype(np.float32)
+        measures = archive.grid.scaled(np.asarray(labels.measures)).astype(np.float32)
         arrays = {
             "measures": measures,
             "weights": elite_weights(np.asarray(labels.fitness), measures, **self.config.weights),
@@ -270,11 +269,9 @@ class _Stage:
         students = self.decode(params, latents, data.measures + noise)
         title = f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
         states = self._rollouts(students, play_key, title)
-        filled = int(data.filled)
-        arrays = {name: np.array(getattr(data, name)) for name in ("measures", "weights", "states", "actions")}
-        arrays["states"][:, filled : filled + states.shape[1]] = states
-        arrays["actions"][:, filled : filled + states.shape[1]] = self._act(archive.policies, states)
-        arrays["filled"] = np.asarray(filled + states.shape[1], np.int32)
+        longer = add_states(data, states, self._act(archive.policies, states))
+        names = ("measures", "weights", "states", "actions", "filled")
+        arrays = {name: np.asarray(getattr(longer, name)) for name in names}
         self.rounds += 1
         self._save_data(arrays)
         return self._dataset(archive, **arrays)
@@ -360,20 +357,20 @@ class _Stage:
     def finish(self, generator: PolicyGenerator) -> None:
         """Write the generator, the history and the summary."""
         self.log.scalars.close()
-        generator.save(self.workdir / "model")
+        size = generator.save(self.workdir / "model")
         storage.write_json(self.folder / "history.json", self.log.rows)
-        compression = self.archive.nbytes / generator.nbytes
+        compression = self.archive.nbytes / size
         metrics = {
             "seconds": round(self.log.timer.seconds, 3),
             "policies": int((self.kind == 0).sum()),
             "held_out": int((self.kind > 0).sum()),
             "generator_params": generator.size,
-            "generator_bytes": generator.nbytes,
+            "generator_bytes": size,
             "compression_bytes": compression,
             **self.about,
         }
         storage.write_json(self.folder / "metrics.json", metrics | session.provenance(self.whole))
         session.say(
-            f"train: generator of {generator.nbytes / 1e3:.0f} kB for an archive of {self.archive.nbytes / 1e6:.1f} MB "
+            f"train: generator of {size / 1e3:.0f} kB for an archive of {self.archive.nbytes / 1e6:.1f} MB "
             f"({compression:.1f}x) in {metrics['seconds']:.0f} s -> {self.workdir / 'model'}"
         )

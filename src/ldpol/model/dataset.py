@@ -27,6 +27,21 @@ class Dataset:
     filled: Array
 
 
+def add_states(data: Dataset, states: np.ndarray, actions: np.ndarray) -> Dataset:
+    """Fill the next S' of the places for states, on the host.
+
+    Args:
+      data: with room for them.
+      states: `[N, S', O]` observations.
+      actions: `[N, S', A]` what the teachers do there.
+    """
+    filled = int(data.filled)
+    places = slice(filled, filled + states.shape[1])
+    seen, acted = np.array(data.states), np.array(data.actions)
+    seen[:, places], acted[:, places] = states, actions
+    return data.replace(states=seen, actions=acted, filled=np.asarray(places.stop, np.int32))  # type: ignore[attr-defined]
+
+
 def elite_weights(
     fitness: np.ndarray, measures: np.ndarray, *, quality: float, balance: float, radius: float
 ) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Clone one measure-conditioned policy: the collected states and the rounds of DAgger that the autoencoder has."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +13,7 @@ from ldpol.baselines.cloned import Cloned, ClonedConfig
 from ldpol.experiments import session, settings
 from ldpol.experiments.study.ground import Ground
 from ldpol.experiments.study.plan import Row
-from ldpol.model.dataset import Dataset
+from ldpol.model.dataset import Dataset, add_states
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps
 from ldpol.rollout import RolloutConfig, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Key, PyTree
@@ -108,8 +107,7 @@ def _round(ground: Ground, model: Cloned, data: Dataset, key: Key, play: Play, n
     trained, config = ground.trained, ground.config
     label_key, play_key = jax.random.split(key)
     places = data.measures + noise * jax.random.normal(label_key, data.measures.shape)
-    grid = trained.grid
-    wanted = jnp.asarray(grid.low) + places * (jnp.asarray(grid.high) - jnp.asarray(grid.low))
+    wanted = trained.grid.unscaled(places)
     styles = jax.jit(jax.vmap(partial(cloned.generate, model, play_key)))(wanted)
     with session.progress("study: rollouts of the clone", len(trained), unit="policy") as bar:
         _, (states, _) = over_chunks(
@@ -117,8 +115,4 @@ def _round(ground: Ground, model: Cloned, data: Dataset, key: Key, play: Play, n
         )
     states = states.reshape(len(trained), -1, ground.task.observation_size)
     act = jax.jit(jax.vmap(lambda params, seen: trained.shape.apply(params, seen)))
-    filled = int(data.filled)
-    columns = slice(filled, filled + states.shape[1])
-    kept, actions = np.array(data.states), np.array(data.actions)
-    kept[:, columns], actions[:, columns] = states, act(trained.policies, states)
-    return dataclasses.replace(data, states=kept, actions=actions, filled=np.asarray(columns.stop, np.int32))
+    return add_states(data, states, np.asarray(act(trained.policies, states)))

@@ -88,9 +88,8 @@ class Ground:
     @property
     def weights(self) -> Array:
         """`[n]` how often training draws each trained elite."""
-        low, high = np.asarray(self.archive.grid.low), np.asarray(self.archive.grid.high)
         trained = self.trained
-        measures = ((np.asarray(trained.measures) - low) / (high - low)).astype(np.float32)
+        measures = trained.grid.scaled(np.asarray(trained.measures)).astype(np.float32)
         weights = elite_weights(np.asarray(trained.fitness), measures, **self.config.train.weights)
         return jnp.asarray(weights)
 

@@ -91,7 +91,7 @@ def _generator(ground: Ground, row: Row) -> Model:
     def sample(tree: PolicyGenerator, key: Key, measures: Array) -> Params:
         return expand(tree).sample(key, measures)
 
-    return dataclasses.replace(_model(stored, sample), bytes=weight)
+    return Model(stored, sample, weight, size(stored), 0.0)
 
 
 def _quantised(ground: Ground, row: Row) -> Model:

@@ -39,9 +39,8 @@ def run(context: Context) -> dict[str, Any]:
     # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
     asked = context.rows(ceiling, context.choose(config.eval.unseen, 1))
     unseen = context.keep("unseen", "measures training never saw", generate, asked.measures, keys[2], NEEDS).score
-    low, high = np.asarray(grid.low), np.asarray(grid.high)
     uniform_targets = np.asarray(jax.random.uniform(keys[3], (config.eval.uniform, task.measures)))
-    uniform_targets = (low + (high - low) * uniform_targets).astype(np.float32)
+    uniform_targets = grid.unscaled(uniform_targets).astype(np.float32)
     uniform = context.keep("uniform", "uniform conditions", generate, uniform_targets, keys[4], NEEDS).score
 
     scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
@@ -79,14 +78,15 @@ def _metrics(
     filled = {name: _cells(grid, score.measures) for name, score in [*scores.items(), ("uniform", uniform)]}
     original = summarise(grid, reference, offset)
     free = summarise(grid, uniform, offset)
+    size = generator.nbytes
     aim = np.linalg.norm(uniform.measures - uniform_targets, axis=-1)
     return {
         **{name: whole[name] for name in RATIOS},
         "mem_ceiling": ceiling["mem"],
         "compression_params": len(archive) * archive.shape.size / generator.size,
-        "compression_bytes": archive.nbytes / generator.nbytes,
+        "compression_bytes": archive.nbytes / size,
         "archive_bytes": archive.nbytes,
-        "generator_bytes": generator.nbytes,
+        "generator_bytes": size,
         "policies": len(archive),
         "policy_params": archive.shape.size,
         "generator_params": generator.size,
