@@ -129,7 +129,8 @@ def test_all_nan_is_none_and_guidance_zero_ignores_the_condition(generator):
     none = nothing(2)
     wanted = generator.condition(WANTED)
     unguided = draw_latent(generator, key, wanted, 0.0)
-    np.testing.assert_allclose(unguided, draw_latent(generator, key, none), atol=1e-5)
+    free_latent = jax.jit(lambda model: model.sample_latent(key, none, complete=False)[0])(generator)
+    np.testing.assert_allclose(unguided, free_latent, atol=1e-5)
     assert np.abs(draw_latent(generator, key, wanted) - unguided).max() > 1e-3
 
 
@@ -173,6 +174,25 @@ def test_measures_left_free_are_made_up_and_asked_ones_kept(generator):
     np.testing.assert_allclose(measures, [0.5, 0.7], rtol=1e-6)
     _, outside = split_image(AUTOENCODER, 3.0 * painted, generator.condition(None))
     np.testing.assert_allclose(outside, [0.9, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("wanted", [[-0.5, jnp.nan], [jnp.nan, jnp.nan], [-0.5, 3.0]])
+def test_a_request_is_completed_before_it_is_answered(wanted, generator):
+    """Two draws written out: one makes up what is free, the other is asked for all of it."""
+    key, condition = jax.random.key(7), generator.condition(jnp.array(wanted))
+    latent, measures = jax.jit(lambda model: model.sample_latent(key, condition))(generator)
+
+    @jax.jit
+    def by_hand(model):
+        _, made_up = model.sample_latent(jax.random.fold_in(key, 0), condition, complete=False)
+        asked = condition.replace(measures=made_up, given=jnp.ones(2))
+        return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
+
+    expected, (alone, kept) = by_hand(generator)
+    np.testing.assert_allclose(latent, expected, atol=1e-4)
+    given = condition.given > 0
+    np.testing.assert_array_equal(measures[given], kept[given])
+    assert np.allclose(latent, alone, atol=1e-3) == bool(given.all())
 
 
 def test_one_condition_composed_is_a_sample(generator):

@@ -153,8 +153,15 @@ class PolicyGenerator:
         return denoise(x, t, condition)
 
     def _draw(
-        self, key: Key, denoise: Denoise, condition: Condition, steps: int | None, method: Method | None
+        self,
+        key: Key,
+        condition: Condition,
+        denoise: Denoise,
+        steps: int | None,
+        method: Method | None,
+        told: Condition | None = None,
     ) -> tuple[Array, Array]:
+        """Draw an image for one condition and split it for another: what the decoder is told (None: the same)."""
         drawn = sample(
             key,
             denoise,
@@ -164,7 +171,7 @@ class PolicyGenerator:
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        return split_image(self.autoencoder, self.scaling.apply(drawn), condition)
+        return split_image(self.autoencoder, self.scaling.apply(drawn), condition if told is None else told)
 
     def sample_latent(
         self,
@@ -174,13 +181,22 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
+        complete: bool = True,
     ) -> tuple[Array, Array]:
         """Draw one latent `[h, w, c]` for a condition, and all measures `[M]` in [0, 1] that go with it.
 
         Measures that were asked for are returned as they were asked; arguments as in `sample`.
         """
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        return self._draw(key, denoise, condition, steps, method)
+        draw = partial(self._draw, denoise=denoise, steps=steps, method=method)
+        if complete and self.autoencoder.octaves:
+            # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
+            # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
+            made_up = lambda: draw(jax.random.fold_in(key, 0), condition)[1]  # noqa: E731
+            measures = jax.lax.cond(condition.given.min() > 0, lambda: condition.measures, made_up)
+            full = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
+            return draw(key, full, told=condition)
+        return draw(key, condition)
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
@@ -196,6 +212,7 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
+        complete: bool = True,
     ) -> Params:
         """Draw the parameters of one policy that behaves as asked. Pure: jit, vmap and grad it.
 
@@ -207,12 +224,15 @@ class PolicyGenerator:
           guidance: strength of the condition; 1 is the model as trained.
           steps: integration steps.
           method: `ddim` or `heun`.
+          complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
+            for more often. A batch pays for that draw even where nothing is free; False saves it.
 
         Raises:
           ValueError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
         """
         condition = self.condition(measures, quality=quality, text=text)
-        return self.decode(*self.sample_latent(key, condition, guidance=guidance, steps=steps, method=method))
+        how = {"guidance": guidance, "steps": steps, "method": method, "complete": complete}
+        return self.decode(*self.sample_latent(key, condition, **how))  # type: ignore[arg-type]
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
         """Read sentences, on the host: what `sample` takes as `text`, one row a sentence.
@@ -285,7 +305,7 @@ class PolicyGenerator:
             )
         conditions = [self.condition(one) for one in measures]
         told = joint(conditions, scales) if decoded_as is None else self.condition(decoded_as)
-        return self.decode(*self._draw(key, compose(self.denoise, conditions, scales), told, steps, method))
+        return self.decode(*self._draw(key, told, compose(self.denoise, conditions, scales), steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""
