@@ -1,7 +1,8 @@
 """Generation speed: policies/s of `PolicyGenerator.sample`, weights materialised, at walker2d and humanoid shapes.
 
 The generators have the default architectures and random weights: speed does not depend on training. Keys and measures
-are split over all devices, the generator is copied to each.
+are split over all devices, the generator is copied to each. All measures are given; what it costs to draw free ones
+first is among the parts.
 """
 
 from functools import partial
@@ -58,13 +59,16 @@ def random_generator(task: str, shape: PolicyShape, key: Key) -> PolicyGenerator
 
 
 def generate(generator: PolicyGenerator, keys: Key, measures: Array, **options: Any) -> Params:
-    """Draw one policy a row."""
-    return jax.vmap(partial(generator.sample, **options))(keys, measures)
+    """Draw one policy a row, for requests that leave nothing free."""
+    return jax.vmap(partial(generator.sample, **{"complete": False} | options))(keys, measures)
 
 
 def latents_only(generator: PolicyGenerator, keys: Key, measures: Array) -> Array:
     """Run the sampler without the decoder."""
-    one = lambda key, wanted: generator.sample_latent(key, generator.condition(wanted))[0]  # noqa: E731
+
+    def one(key: Key, wanted: Array) -> Array:
+        return generator.sample_latent(key, generator.condition(wanted), complete=False)[0]
+
     return jax.vmap(one)(keys, measures)
 
 
@@ -117,7 +121,12 @@ def study(
             function = partial(generate, steps=steps, method=method)
             programs[kept, steps, method] = program(function, generator, *given[kept][:2])
     keys, measures, latents = given[kept]
+    completing = partial(generate, complete=True)
     parts = {
+        "whole, free measures drawn first": (
+            program(completing, generator, keys, measures),
+            (generator, keys, measures),
+        ),
         "whole": (programs[kept, *default], (generator, keys, measures)),
         "sampler": (program(latents_only, generator, keys, measures), (generator, keys, measures)),
         "decoder": (program(decode_only, generator, latents, measures), (generator, latents, measures)),
