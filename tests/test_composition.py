@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldpol.archive import Grid
-from ldpol.evaluation.composition import KINDS, build_requests, by_kind, composition_metrics, free_metrics
+from ldpol.evaluation.composition import ASKED, COMPOSED, build_requests, by_way, composition_metrics, free_metrics
 from ldpol.evaluation.cutout import box_targets, cutout_metrics, nearest, reached
 from ldpol.types import Score
 
@@ -18,34 +18,26 @@ def score(fitness, measures):
 
 
 def test_requests_by_hand():
-    """The first target, in all six ways; it is the first measure that is asked for alone."""
+    """The first target, in all ways; it is the first measure that is asked for alone."""
     requests = build_requests(TARGETS)
-    singles = [[0.25, NAN], [NAN, 0.75]]
-    expected = {
-        "joint": ([[0.25, 0.75], [NAN, NAN]], [1, 0], [0.25, 0.75]),
-        "and": (singles, [1, 1], [0.25, 0.75]),
-        "joint_untold": ([[0.25, 0.75], [NAN, NAN]], [1, 0], [NAN, NAN]),
-        "and_untold": (singles, [1, 1], [NAN, NAN]),
-        "part": (singles, [1, 0], [0.25, NAN]),
-        "not": (singles, [1, -1], [0.25, NAN]),
-    }
-    assert tuple(expected) == KINDS
-    for i, (measures, scales, told) in enumerate(expected.values()):
-        np.testing.assert_array_equal(requests.measures[2 * i], measures)
-        np.testing.assert_array_equal(requests.scales[2 * i], scales)
-        np.testing.assert_array_equal(requests.decoded_as[2 * i], told)
-    np.testing.assert_array_equal(requests.pair, [0, 1] * 6)
+    assert (ASKED, COMPOSED) == (("joint", "free"), ("and", "part", "not"))
+    np.testing.assert_array_equal(requests.asked["measures"][[0, 2]], [[0.25, 0.75], [0.25, NAN]])
+    np.testing.assert_array_equal(requests.composed["measures"][[0, 2, 4]], [[[0.25, NAN], [NAN, 0.75]]] * 3)
+    np.testing.assert_array_equal(requests.composed["scales"][[0, 2, 4]], [[1, 1], [1, 0], [1, -1]])
+    np.testing.assert_array_equal(requests.asked["pair"], [0, 1] * 2)
+    np.testing.assert_array_equal(requests.composed["pair"], [0, 1] * 3)
     # The second target's turn: its second measure alone.
-    np.testing.assert_array_equal(requests.scales[[9, 11]], [[0, 1], [-1, 1]])
-    np.testing.assert_array_equal(requests.decoded_as[9], [NAN, 1.0])
+    np.testing.assert_array_equal(requests.asked["measures"][3], [NAN, 1.0])
+    np.testing.assert_array_equal(requests.composed["scales"][[3, 5]], [[0, 1], [-1, 1]])
 
 
 def test_requests_of_three_measures():
-    targets = np.arange(12.0).reshape(4, 3)
-    requests = build_requests(targets)
-    assert requests.measures.shape == (24, 3, 3) and requests.scales.shape == requests.decoded_as.shape == (24, 3)
-    np.testing.assert_array_equal(requests.scales[20:], [[1, -1, 0], [0, 1, -1], [-1, 0, 1], [1, -1, 0]])
-    assert (np.isfinite(requests.measures[4:8]).sum((1, 2)) == 3).all()
+    asked, composed = build_requests(np.arange(12.0).reshape(4, 3))
+    assert asked["measures"].shape == (8, 3)
+    assert composed["measures"].shape == (12, 3, 3) and composed["scales"].shape == (12, 3)
+    np.testing.assert_array_equal(composed["scales"][8:], [[1, -1, 0], [0, 1, -1], [-1, 0, 1], [1, -1, 0]])
+    assert (np.isfinite(asked["measures"][4:]).sum(-1) == 1).all()
+    assert (np.isfinite(composed["measures"][:4]).sum((1, 2)) == 3).all()
 
 
 def test_one_measure_cannot_be_composed():
@@ -59,19 +51,20 @@ def test_composition_metrics_by_hand():
     measures = {
         "joint": [[0.2, 0.3], [0.8, 0.8]],
         "and": [[0.2, 0.5], [0.8, 0.7]],
-        "joint_untold": [[0.2, 0.2], [0.2, 0.8]],
-        "and_untold": [[0.6, 0.5], [0.8, 0.8]],
-        "part": [[0.3, 0.4], [0.9, 0.6]],  # the first target's first measure, the second target's second
+        # The first target's first measure, the second target's second.
+        "free": [[0.1, 0.9], [0.9, 0.7]],
+        "part": [[0.3, 0.4], [0.9, 0.6]],
         "not": [[0.4, 0.9], [0.1, 0.7]],
     }
-    flat = score(np.repeat([[15.0, 15.0]], 6, 0).ravel(), np.concatenate([measures[kind] for kind in KINDS]))
-    scores = by_kind(flat)
+    scores = {}
+    for ways in (ASKED, COMPOSED):
+        flat = score([15.0, 15.0] * len(ways), np.concatenate([measures[way] for way in ways]))
+        scores |= by_way(ways, flat)
     np.testing.assert_allclose(scores["and"].measures, measures["and"], rtol=1e-6)
     found = composition_metrics(grid, reference, scores, 0.0)
     assert found["policies"] == 2
     assert found["joint"]["mem"] == pytest.approx(0.05) and found["and"]["mem"] == pytest.approx(0.2)
     assert found["mem_difference"]["value"] == pytest.approx(0.15)
-    assert found["mem_difference_untold"]["value"] == pytest.approx((0.5 + 0.0) / 2 - 0.6 / 2, abs=1e-6)
     assert found["and"]["reward_ratio"] == pytest.approx(1.0) and found["and"]["success_rate"] == 1.0
     # Avoided: the second measure of the first target (0.2), the first of the second (0.8).
     assert found["not"]["away"] == pytest.approx((0.7 + 0.7) / 2)
@@ -80,8 +73,8 @@ def test_composition_metrics_by_hand():
     assert found["not"]["error"] == pytest.approx((0.2 + 0.1) / 2)
     assert found["not"]["error_without"] == pytest.approx((0.1 + 0.2) / 2)
     free = free_metrics(reference, scores)
-    assert free["error"] == pytest.approx(0.15) and free["joint_error"] == pytest.approx(0.0, abs=1e-6)
-    assert free["difference"]["value"] == pytest.approx(0.15)
+    assert free["error"] == pytest.approx(0.1) and free["joint_error"] == pytest.approx(0.0, abs=1e-6)
+    assert free["difference"]["value"] == pytest.approx(0.1)
 
 
 def test_box_by_hand():

@@ -8,6 +8,7 @@ from ldpol.evaluation.choosing import around, best_candidate, first, from_archiv
 from ldpol.evaluation.sequencing import (
     Choice,
     SegmentScore,
+    Sequel,
     draw_sequences,
     play_segment,
     play_sequence,
@@ -24,7 +25,7 @@ SWITCHING = jnp.array([[0.5, 0.25], [-1.0, 0.5], [0.25, -1.0], [1.0, 0.0]])
 """Four actions for 5 steps each; the last one is lethal in its third step."""
 
 
-def given(key, wanted, state):
+def given(key, wanted, state, sequel):
     """A choice that was made before: the request is the policy."""
     return Choice(wanted, jnp.zeros((), jnp.int32))
 
@@ -150,7 +151,7 @@ def test_many_episodes_are_a_loop(mesh, lanes, spread):
     wanted, keys = jax.random.uniform(jax.random.key(4), (6, 4, 2), minval=-1.0), jax.random.split(jax.random.key(5), 6)
 
     def choice(gain):
-        return lambda key, wanted, state: Choice(gain * wanted, jnp.zeros((), jnp.int32))
+        return lambda key, wanted, state, sequel: Choice(gain * wanted, jnp.zeros((), jnp.int32))
 
     def play(wanted, keys, gain):
         arguments = {"episodes": episodes, "settle": 1, "lanes": lanes, "mesh": mesh if spread else None}
@@ -192,7 +193,7 @@ def test_nearest_elites():
     policies, measures = {"w": jnp.arange(4.0)}, jnp.array([[0.0, 0.0], [1.0, 0.0], [0.2, 0.9], [1.0, 0.0]])
     propose = lambda n: from_archive(policies, measures, n)  # noqa: E731
     key, near = jax.random.key(0), jnp.array([0.8, 0.1])
-    assert first(propose(1))(key, near, None).policy["w"] == 1.0  # of equals the first
+    assert first(propose(1))(key, near, None, None).policy["w"] == 1.0  # of equals the first
     assert propose(4)(key, near)["w"].tolist() == [1.0, 3.0, 0.0, 2.0]
     assert propose(1)(key, jnp.array([jnp.nan, 0.6]))["w"].tolist() == [2.0]  # a free measure asks nothing
     for count in (0, 5):
@@ -321,14 +322,20 @@ def test_a_long_horizon_sees_the_fall_after_the_segment():
     state = task.reset(jax.random.key(0))
     wanted = {"candidates": candidates[0], "target": jnp.array([0.6, 0.0])}
 
-    def pick(horizon):
+    def pick(horizon, follow=None, then=0.0, comes=True):
         choose = look_ahead(
             *(task, push, lambda key, wanted: wanted["candidates"]),
             **{"steps": 5, "settle": 0, "horizon": horizon, "target": lambda wanted: wanted["target"]},
+            follow=follow,
         )
-        return choose(jax.random.key(0), wanted, state).policy[0]
+        sequel = Sequel(jax.random.key(1), jnp.array([[then, 0.0]]), jnp.array(comes))
+        return choose(jax.random.key(0), wanted, state, sequel).policy[0]
 
     assert pick(5) == 0.75 and pick(6) == 0.25
+    # What the next request is answered with takes over: it turns back in time, or does not; or nothing comes.
+    follow = lambda key, wanted: wanted  # noqa: E731
+    assert pick(6, follow, -1.0) == 0.75 and pick(6, follow, 1.0) == 0.25 and pick(6, follow, 1.0, False) == 0.75
+    assert pick(5, follow, 1.0) == 0.75
 
 
 @pytest.mark.parametrize(("horizon", "settle"), [(2, 2), (0, 0), (8, 5), (5, -1)])

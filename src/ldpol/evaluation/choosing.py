@@ -4,12 +4,13 @@ A `Propose` function offers candidates; `first` takes one of them blindly, `look
 episode stands. Any proposal goes with any choice: samples of the generator and elites of the archive are judged alike.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ldpol.evaluation.sequencing import Choice, Choose, SegmentScore, play_segment
+from ldpol.evaluation.sequencing import Choice, Choose, SegmentScore, Sequel, play_segment
 from ldpol.rollout import Apply
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree
@@ -116,7 +117,7 @@ def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
 def first(propose: Propose) -> Choose:
     """Choose the first candidate without looking at the state: one blind sample, or the nearest elite."""
 
-    def choose(key: Key, wanted: PyTree, state: TaskState) -> Choice:
+    def choose(key: Key, wanted: PyTree, state: TaskState, sequel: Sequel) -> Choice:
         return Choice(_row(propose(key, wanted), 0), jnp.zeros((), jnp.int32))
 
     return choose
@@ -149,6 +150,7 @@ def look_ahead(
     steps: int,
     settle: int,
     horizon: int | None = None,
+    follow: Propose | None = None,
     tolerance: float = 0.0,
     target: Callable[[PyTree], Array] = lambda wanted: wanted,
 ) -> Choose:
@@ -165,6 +167,9 @@ def look_ahead(
       settle: steps in which measures do not count yet.
       horizon: steps to look ahead, more than `settle`; None: the whole segment. Steps beyond the segment show whether a
         candidate leaves the body able to go on; measures are compared within the segment only.
+      follow: whose first candidate for the next request plays these steps beyond the segment, none after the last
+        one; None: the candidate itself plays on. If the next choice offers that first candidate too, and the horizon
+        reaches to its end, then what survives here has a way to survive there.
       tolerance: see `best_candidate`.
       target: what measures `[M]` a request asks for; free ones are NaN.
 
@@ -178,15 +183,22 @@ def look_ahead(
             "not count; choose horizon and steps above settle"
         )
 
-    def choose(key: Key, wanted: PyTree, state: TaskState) -> Choice:
+    def choose(key: Key, wanted: PyTree, state: TaskState, sequel: Sequel) -> Choice:
         candidates = propose(key, wanted)
         count = jax.tree.leaves(candidates)[0].shape[0]
         if count == 1:
             return Choice(_row(candidates, 0), jnp.zeros((), jnp.int32))
+        successor = None if follow is None else _row(follow(sequel.key, sequel.wanted), 0)
 
         def play(params: Params) -> SegmentScore:
-            window = (settle, min(horizon, steps))
-            return play_segment(task, apply, params, state, jnp.ones((), bool), steps=horizon, window=window)[0]
+            alive, window = jnp.ones((), bool), (settle, min(horizon, steps))
+            if successor is None or horizon <= steps:
+                return play_segment(task, apply, params, state, alive, steps=horizon, window=window)[0]
+            score, then, alive = play_segment(task, apply, params, state, alive, steps=steps, window=window)
+            more, rest = alive & sequel.comes, horizon - steps
+            beyond, _, _ = play_segment(task, apply, successor, then, more, steps=rest, window=(0, rest))
+            survived = jnp.where(sequel.comes, beyond.survived, score.survived)
+            return dataclasses.replace(score, lived=score.lived + beyond.lived, survived=survived)
 
         best = best_candidate(jax.vmap(play)(candidates), target(wanted), tolerance)
         return Choice(_row(candidates, best), jnp.asarray(count * horizon, jnp.int32))

@@ -31,8 +31,22 @@ class Choice(NamedTuple):
     look_ahead: Array
 
 
-Choose = Callable[[Key, PyTree, TaskState], Choice]
-"""`(key, wanted, state now) -> Choice`; `wanted` is one request: usually measures `[M]`, but any pytree."""
+class Sequel(NamedTuple):
+    """What will be asked for after the segment that a policy is chosen for.
+
+    Attributes:
+      key: of the next choice.
+      wanted: the next request.
+      comes: `[]` bool; False in the last segment, where the other two mean nothing.
+    """
+
+    key: Key
+    wanted: PyTree
+    comes: Array
+
+
+Choose = Callable[[Key, PyTree, TaskState, Sequel], Choice]
+"""`(key, wanted, state now, sequel) -> Choice`; `wanted` is one request: usually measures `[M]`, but any pytree."""
 
 
 @struct.dataclass
@@ -177,10 +191,10 @@ def trace_sequence(
     steps = segment_steps(task, count, settle)
     reset_key, choice_key = jax.random.split(key)
 
-    def segment(carry: tuple[TaskState, Array], request: tuple[PyTree, Key]):
+    def segment(carry: tuple[TaskState, Array], request: tuple[Key, PyTree, Sequel]):
         state, alive = carry
-        asked, key = request
-        choice = choose(key, asked, state)
+        key, asked, sequel = request
+        choice = choose(key, asked, state, sequel)
         spent = jnp.where(alive, choice.look_ahead, 0)
         score, state, alive, trace = _trace_segment(
             task, apply, choice.policy, state, alive, steps=steps, window=(settle, steps)
@@ -188,7 +202,10 @@ def trace_sequence(
         return (state, alive), (score, spent, trace)
 
     start = task.reset(reset_key), jnp.ones((), bool)
-    _, (segments, spent, trace) = jax.lax.scan(segment, start, (wanted, jax.random.split(choice_key, count)))
+    keys, numbers = jax.random.split(choice_key, count), jnp.arange(count)
+    after = jnp.minimum(numbers + 1, count - 1)
+    sequels = Sequel(keys[after], jax.tree.map(lambda leaf: leaf[after], wanted), numbers < count - 1)
+    _, (segments, spent, trace) = jax.lax.scan(segment, start, (keys, wanted, sequels))
     score = SequenceScore(segments.fitness.sum(), segments.lived.sum(), segments, spent.sum())
     return score, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trace)
 

@@ -69,7 +69,7 @@ def base(task: str) -> Config:
             # How often training draws which elite: see model/dataset.py.
             "weights": {"quality": 0.7, "balance": 1.2, "radius": 0.03},
             # Each repeat plays `episodes` episodes a policy and keeps `states` observations of each.
-            "collect": {"repeats": 3, "episodes": 2, "states": 16, "noise": 0.1},
+            "collect": {"repeats": 3, "episodes": 2, "states": 64, "noise": 0.1},
             "autoencoder": {
                 "architecture": AutoencoderConfig()._asdict(),
                 "loss": AutoencoderLoss()._asdict(),
@@ -81,6 +81,8 @@ def base(task: str) -> Config:
                 "loss": DiffusionLoss()._asdict(),
                 "optimiser": OptimiserConfig(steps=12000, rate=2e-3, ema=0.999)._asdict(),
             },
+            # Whether latents are known by what their own decoded policies do, or by what the archive's do.
+            "hindsight": True,
             # Captions an elite; 0: a model without language. The encoder is wordllama, or a folder for transformers.
             "language": {
                 "captions": 12,
@@ -207,6 +209,7 @@ def _accelerator(config: Config) -> None:
     config.train.autoencoder.architecture.update(rank=48, context=256, layers=2, hidden=64, encoder_hidden=512)
     config.train.autoencoder.optimiser.steps = 40000
     config.train.autoencoder.loss.update(policies=256, states=64)
+    config.train.collect.states = 16  # humanoids see 244 numbers, and there are ten thousand of them
     config.train.denoiser.architecture.update(hidden=256, embedding=256, joint=512)
     config.train.denoiser.optimiser.steps = 40000
     config.train.denoiser.loss.batch = 2048
@@ -234,6 +237,7 @@ def _paper(config: Config) -> None:
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
+    config.train.hindsight = False
     config.train.denoiser.architecture.update(
         network="unet", channels=(64, 128, 256), embedding=256, octaves=5, joint=64
     )

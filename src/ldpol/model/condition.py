@@ -1,7 +1,5 @@
 """What a policy is asked for: measures, a rank of fitness and text as tokens, each of which may be absent."""
 
-import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -73,33 +71,6 @@ def nothing(measures: int, *, words: int = 0) -> Condition:
 def free(condition: Condition) -> Condition:
     """Return the condition of the same form that asks for nothing."""
     return jax.tree.map(jnp.zeros_like, condition)
-
-
-def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
-    """Return the one condition that asks for all measures several ask for; negative scales ask for nothing.
-
-    Args:
-      conditions: K of them.
-      scales: `[K]` their strengths in a composition.
-
-    Returns:
-      A condition on measures alone, which is what a decoder is told.
-
-    Raises:
-      ValueError: outside of jit, if two ask for the same measure. Inside jit such a measure is left free.
-    """
-    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
-    given = stack.given * (scales > 0)[:, None]
-    count = given.sum(0)
-    if not isinstance(count, jax.core.Tracer) and (count > 1).any():
-        numbers = [int(i) for i in np.flatnonzero(np.asarray(count) > 1)]
-        raise ValueError(
-            f"several conditions ask for the same measure (number {', '.join(map(str, numbers))}, counted from 0), so "
-            "they have no joint condition; say with decoded_as what the decoder should be told"
-        )
-    once = (count == 1).astype(jnp.float32)
-    apart = free(conditions[0])
-    return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
 
 
 class Drop(NamedTuple):

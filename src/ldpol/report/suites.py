@@ -10,9 +10,9 @@ from ldpol.report.suite_figures import WAYS, guidance_verdict
 from ldpol.report.tables import head, number, row, signed, with_ends
 
 CAPTIONS = {
-    "guidance": "The same conditions and random numbers at every scale. 0 leaves the denoiser unconditioned (the "
-    "decoder still knows the measures), 1 is the model as trained, more exaggerates the condition. Diversity: mean L2 "
-    "distance between the actions of policies sampled for one condition, in the same states.",
+    "guidance": "The same conditions and random numbers at every scale. 0 ignores the condition, 1 is the model as "
+    "trained, more exaggerates the condition. Diversity: mean L2 distance between the actions of policies sampled for "
+    "one condition, in the same states.",
     "sequences": "Each episode asks for several behaviours in turn. Survived: it lasted more than 80 % of its length. "
     "On target: share of all segments that were survived within one cell diagonal of what was asked for. Lines are "
     "95 % intervals over sequences.",
@@ -22,8 +22,6 @@ CAPTIONS = {
 KINDS = (
     ("joint", "Joint condition", "all measures in one condition", "main"),
     ("and", "AND of single measures", "a composition that was never trained", "sub"),
-    ("joint_untold", "Joint, decoder told nothing", "it goes by what the denoiser makes up", "sub"),
-    ("and_untold", "AND, decoder told nothing", "it goes by what the denoiser makes up", "sub"),
 )
 
 
@@ -82,8 +80,7 @@ def composition(metrics: Mapping[str, Any]) -> str:
         rows.append(row(name, note, style, (number(values.get("mem")),), tuple(cells)))
     unlike = found.get("not") or {}
     text = (
-        f"AND of single measures misses by {signed(found.get('mem_difference'))} more than the joint condition; "
-        f"with a decoder that is told nothing, by {signed(found.get('mem_difference_untold'))}. "
+        f"AND of single measures misses by {signed(found.get('mem_difference'))} more than the joint condition. "
         f"NOT moves the measure to avoid from {number(unlike.get('away_without'))} to {number(unlike.get('away'))} "
         f"away from its value ({signed(unlike.get('difference'))}), while the one asked for is missed by "
         f"{number(unlike.get('error'))} instead of {number(unlike.get('error_without'))}. "

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ldpol.evaluation.composition import KINDS, build_requests, by_kind, composition_metrics, free_metrics
+from ldpol.evaluation.composition import ASKED, COMPOSED, build_requests, by_way, composition_metrics, free_metrics
 from ldpol.experiments import session
 from ldpol.experiments.settings import Config
 from ldpol.experiments.suites.context import Context, at_least
@@ -20,9 +20,12 @@ def check(config: Config, task: Task) -> None:
     at_least(config.eval.composition, "eval.composition", conditions=1)
 
 
+def _asked(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Params:
+    return model.sample(key, request["measures"])
+
+
 def _composed(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Params:
-    told = request["decoded_as"]
-    return model.sample_composed(key, request["measures"], request["scales"], decoded_as=told)
+    return model.sample_composed(key, request["measures"], request["scales"])
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -31,17 +34,20 @@ def run(context: Context) -> dict[str, Any]:
         session.say(f"composition: left out, {context.task.name} has one measure only and nothing to compose")
         return {"composition": {}, "free": {}}
     reference = context.rows(context.reference, context.choose(context.config.eval.composition.conditions, 7))
-    requests = build_requests(np.asarray(reference.measures))._asdict()
-    program = context.asking(_composed, pairs=True)
-    title = f"compositions ({', '.join(KINDS).replace('_', ' ')})"
-    scores = by_kind(context.keep("composition", title, program, requests, context.key(6), NEEDS).score)
+    requests = build_requests(np.asarray(reference.measures))
+    scores = {}
+    for name, ways, ask, rows in (
+        ("composition_asked", ASKED, _asked, requests.asked),
+        ("composition", COMPOSED, _composed, requests.composed),
+    ):
+        program = context.asking(ask, pairs=True)
+        played = context.keep(name, f"compositions ({', '.join(ways)})", program, rows, context.key(6), NEEDS)
+        scores |= by_way(ways, played.score)
     composed = composition_metrics(context.archive.grid, reference, scores, context.task.fitness_offset)
     free = free_metrics(reference, scores)
     session.say(
         f"composition: MEM {composed['and']['mem']:.3f} for AND of single measures, {composed['joint']['mem']:.3f} for "
-        f"the joint condition; decoder told nothing: {composed['and_untold']['mem']:.3f} and "
-        f"{composed['joint_untold']['mem']:.3f}\n"
-        f"free measures: the given one is missed by {free['error']:.3f}, in joint conditions by "
+        f"the joint condition\nfree measures: the given one is missed by {free['error']:.3f}, in joint conditions by "
         f"{free['joint_error']:.3f}"
     )
     return {"composition": composed, "free": free}

@@ -223,7 +223,9 @@ def _ahead(context: Context, candidates: int) -> Program[dict[str, Any]]:
 
     @jax.jit
     def program(model: Any, key: Key, rows: PyTree) -> dict[str, Any]:
-        sample = lambda key, measures, quality: model.sample(key, measures, quality=quality)  # noqa: E731
+        def sample(key: Key, measures: Any, quality: Any = None) -> Params:
+            return model.sample(key, measures, quality=quality, complete=False)
+
         choose = look_ahead(
             context.task,
             model.apply,
@@ -231,6 +233,7 @@ def _ahead(context: Context, candidates: int) -> Program[dict[str, Any]]:
             steps=steps,
             settle=section.settle,
             horizon=section.horizon,
+            follow=from_generator(sample, 1),
             tolerance=section.tolerance,
         )
         return _traced(
