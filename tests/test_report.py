@@ -100,9 +100,8 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             {"scale": 2.0, **ratios, "mem": 0.055, "diversity": 0.39, "mem_difference": {"high": -0.001}},
         ],
         "composition": {
-            **{kind: ratios for kind in ("joint", "and", "joint_untold", "and_untold")},
+            **{way: ratios for way in ("joint", "and")},
             "mem_difference": ends,
-            "mem_difference_untold": ends,
             "not": {"away": 0.4, "away_without": 0.2, "difference": ends, "error": 0.05, "error_without": 0.04},
         },
         "free": {"error": 0.052, "joint_error": 0.04, "ratio": 1.3},
