@@ -50,6 +50,8 @@ def ours() -> dict[str, ConfigDict]:
         "rank_12": row("ours", overrides=rank(12)),
         "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
         "unet": row("ours", overrides=UNET),
+        # Latents known by what their teachers do, not by what their own decoded policies do.
+        "no_hindsight": row("ours", overrides=("train.hindsight=False",)),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
         "rank_12_small_int8": row("ours", parent="rank_12_small", precision="int8"),
@@ -89,9 +91,9 @@ def baselines() -> dict[str, ConfigDict]:
 def paper() -> dict[str, ConfigDict]:
     """The published settings at our wall-clock, with a denoiser of millions of parameters and with a small UNet."""
     return {
-        "paper": row("paper", train=PAPER, overrides=steps(12000, 1500)),
-        "paper_small": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *UNET)),
-        "paper_small_8": row("paper", train=PAPER, overrides=(*steps(12000, 12000), *UNET, *published(8))),
+        "paper": row("paper", train=PAPER, overrides=steps(800, 200)),
+        "paper_small": row("paper", train=PAPER, overrides=(*steps(800, 12000), *UNET)),
+        "paper_small_8": row("paper", train=PAPER, overrides=(*steps(800, 12000), *UNET, *published(8))),
     }
 
 
