@@ -25,7 +25,6 @@ from ldpol.experiments.train import held_out
 from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
 from ldpol.model.condition import ask
-from ldpol.model.dataset import elite_weights
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import add_noise, make_schedule, precondition
 from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
@@ -46,7 +45,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 
 def latents(run: Path, config: Any) -> LatentBank:
-    """Encode the trained elites of a finished run; what their decoded policies do, it has played already."""
+    """Encode the trained elites of a finished run."""
     archive = archives.load(run / "archive" / "elites")
     held = config.train.held_out
     kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
@@ -54,12 +53,9 @@ def latents(run: Path, config: Any) -> LatentBank:
     built = settings.build(AutoencoderConfig, config.train.autoencoder.architecture)
     mean, deviation = encode(config, run, trained)
     data, _ = storage.load(run / "train" / "data", kind="dataset")
-    reached = storage.load(run / "train" / "hindsight", kind="scores")[0]["score"]
-    measures, fitness = archive.grid.scaled(reached["measures"]).astype(np.float32), reached["fitness"]
-    weights = elite_weights(fitness, measures, **config.train.weights)
-    told, noise = jnp.asarray(data["measures"]), config.train.autoencoder.loss.noise
-    known = (jnp.asarray(measures), jnp.asarray(weights), fitness)
-    return build_bank(built, mean, deviation, told, noise, *known)[0]
+    labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
+    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(trained.fitness)
+    return build_bank(built, mean, deviation, labels, noise, weights, fitness)[0]
 
 
 def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree, key: Key) -> tuple[Array, Array]:

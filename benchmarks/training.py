@@ -87,8 +87,7 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
     count = data.measures.shape[0]
     mean = jax.random.normal(mean_key, (count, *built.latent))
     bank, _ = build_bank(
-        *(built, mean, jnp.full_like(mean, 0.1), data.measures, loss.noise),
-        *(data.measures, data.weights, np.arange(count)),
+        built, mean, jnp.full_like(mean, 0.1), data.measures, loss.noise, data.weights, np.arange(count)
     )
     params = network.init(init_key, bank.mean[0], jnp.zeros(()), ask(data.measures[0]))["params"]
 

@@ -14,18 +14,15 @@ from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.bank import Scaling, image_shape
-from ldpol.model.condition import nothing
+from ldpol.model.bank import Scaling, image_shape, split_image
+from ldpol.model.condition import joint, nothing
 from ldpol.model.denoiser import DenoiserConfig, make_network
-from ldpol.model.diffusion import make_schedule
-from ldpol.model.sampler import sample as sample_image
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
 NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
 WANTED = jnp.array([-0.5, 3.0])
-FLOW = make_schedule("flow")
 
 
 def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # noqa: B008
@@ -42,7 +39,7 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
     return PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,
-        scaling=Scaling(jnp.full(image_shape(AUTOENCODER), 0.1), jnp.array([1.5, 0.2, 0.3])),
+        scaling=Scaling(jnp.full(image_shape(AUTOENCODER), 0.1), jnp.array([1.5, 0.2])),
         reader={},
         shape=shape,
         autoencoder=AUTOENCODER,
@@ -99,7 +96,7 @@ def test_jit_is_eager_and_the_generator_is_a_pytree(generator):
     np.testing.assert_allclose(vector(jitted), vector(eager), atol=1e-4)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, generator)
     assert isinstance(doubled, PolicyGenerator) and doubled.grid == generator.grid
-    np.testing.assert_allclose(doubled.scaling.scale, [3.0, 0.4, 0.6])
+    np.testing.assert_allclose(doubled.scaling.scale, [3.0, 0.4])
 
 
 def test_vmap_is_a_loop(generator):
@@ -168,25 +165,34 @@ def draw_composed(model, key, measures, scales):
     return model.sample_composed(key, measures, scales)
 
 
+def test_measures_left_free_are_made_up_and_asked_ones_kept(generator):
+    """The image's last channel: asked measures replace what the denoiser painted, the others are its mean, clipped."""
+    painted = jnp.concatenate([jnp.arange(4.0).reshape(2, 2, 1), jnp.array([[0.2, 0.5], [0.4, 0.9]])[..., None]], -1)
+    one_free = generator.condition(jnp.array([0.0, jnp.nan]))
+    latent, measures = split_image(AUTOENCODER, painted, one_free)
+    np.testing.assert_array_equal(latent[..., 0], np.arange(4.0).reshape(2, 2))
+    np.testing.assert_allclose(measures, [0.5, 0.7], rtol=1e-6)
+    _, outside = split_image(AUTOENCODER, 3.0 * painted, generator.condition(None))
+    np.testing.assert_allclose(outside, [0.9, 1.0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("wanted", [[-0.5, jnp.nan], [jnp.nan, jnp.nan], [-0.5, 3.0]])
 def test_a_request_is_completed_before_it_is_answered(wanted, generator):
-    """Two draws written out: one makes up the measures that are free, the other is asked for all of them."""
+    """Two draws written out: one makes up what is free, the other is asked for all of it."""
     key, condition = jax.random.key(7), generator.condition(jnp.array(wanted))
-    found = jax.jit(lambda model: model.sample_latent(key, condition))(generator)
+    latent, measures = jax.jit(lambda model: model.sample_latent(key, condition))(generator)
 
     @jax.jit
     def by_hand(model):
-        image = sample_image(jax.random.fold_in(key, 0), model.denoise, FLOW, condition, model.image_shape, steps=3)
-        # Two measures take turns in the last channel's four places.
-        made_up = jnp.clip((0.3 * image[..., -1].reshape(2, 2) + 0.1).mean(0), 0.0, 1.0)
-        every = jnp.where(condition.given > 0, condition.measures, made_up)
-        asked = condition.replace(measures=every, given=jnp.ones(2))
-        return model.sample_latent(key, asked, complete=False), model.sample_latent(key, condition, complete=False)
+        _, made_up = model.sample_latent(jax.random.fold_in(key, 0), condition, complete=False)
+        asked = condition.replace(measures=made_up, given=jnp.ones(2))
+        return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
 
-    expected, alone = by_hand(generator)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
-    assert np.allclose(found[0], alone[0], atol=1e-3) == bool((condition.given > 0).all())
+    expected, (alone, kept) = by_hand(generator)
+    np.testing.assert_allclose(latent, expected, atol=1e-4)
+    given = condition.given > 0
+    np.testing.assert_array_equal(measures[given], kept[given])
+    assert np.allclose(latent, alone, atol=1e-3) == bool(given.all())
 
 
 def test_one_condition_composed_is_a_sample(generator):
@@ -195,10 +201,14 @@ def test_one_condition_composed_is_a_sample(generator):
     np.testing.assert_allclose(vector(found), vector(draw(generator, key, WANTED)), atol=1e-4)
 
 
-def test_composition_by_hand(generator):
-    """Two sampling loops: the generator's, and one written out with the denoiser's three answers a step."""
+@pytest.mark.parametrize(("second", "told"), [([jnp.nan, 3.0], [0.25, None]), ([-0.5, 3.0], [0.25, None])])
+def test_composition_by_hand(second, told, generator):
+    """Two sampling loops: the generator's, and one written out with the denoiser's three answers a step.
+
+    The decoder is told the first measure, which one condition with a positive scale names; not what is to be avoided.
+    """
     key, free = jax.random.key(4), jnp.nan
-    measures, scales = jnp.array([[-0.5, free], [free, 3.0]]), jnp.array([1.5, -0.5])
+    measures, scales = jnp.array([[-0.5, free], second]), jnp.array([1.5, -0.5])
 
     @jax.jit
     def by_hand(model):
@@ -209,11 +219,25 @@ def test_composition_by_hand(generator):
             parts = [model.denoise(x, jnp.asarray(t), one) - base for one in asked]
             clean = base + 1.5 * parts[0] - 0.5 * parts[1]
             x = (1 - after) * clean + after * (x - (1 - t) * clean) / t
-        told = 0.2 * x[..., -2].reshape(2, 2).mean(0) + 0.1  # two measures take turns in four places
-        return model.decode(x[..., :-2] * 1.5 + 0.1, jnp.clip(told, 0.0, 1.0))
+        made_up = 0.2 * x[..., -1].reshape(2, 2).mean(0) + 0.1  # two measures take turns in four places
+        whole = [made_up[i] if one is None else one for i, one in enumerate(told)]
+        return model.decode(x[..., :-1] * 1.5 + 0.1, jnp.clip(jnp.stack(whole), 0.0, 1.0))
 
     found = draw_composed(generator, key, measures, scales)
     np.testing.assert_allclose(vector(found), vector(by_hand(generator)), atol=1e-3)
+
+
+def test_the_decoder_is_told_what_one_condition_asks_for(generator):
+    """Nothing of a measure that two name, or that is named negatively only."""
+    free = jnp.nan
+    for measures, scales, told in (
+        ([[-0.5, free], [free, 3.0]], [1.0, 1.0], [0.25, 0.5]),
+        ([[-0.5, free], [free, 3.0]], [0.0, 0.5], [free, 0.5]),
+        ([[-0.5, free], [0.5, 3.0]], [1.0, 1.0], [free, 0.5]),
+        ([[-0.5, free], [0.5, 3.0]], [1.0, -1.0], [0.25, free]),
+    ):
+        found = joint([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
+        np.testing.assert_array_equal(np.where(found.given > 0, found.measures, free), told)
 
 
 @pytest.mark.parametrize(("measures", "scales"), [((2,), (2,)), ((2, 2), (3,)), ((2, 3), (2,))])
@@ -229,7 +253,7 @@ def test_settings_of_the_sampler_are_checked(generator, change):
 
 
 def test_size_counts_every_number(generator):
-    by_hand = vector((generator.decoder, generator.denoiser)).size + 12 + 3  # centre and scale of the image
+    by_hand = vector((generator.decoder, generator.denoiser)).size + 8 + 2  # centre and scale of the image
     assert generator.size == by_hand
     header = len(json.dumps(precision.unpack(generator._packed())[1]))
     assert 4 * by_hand + header < generator.nbytes < 4 * by_hand + header + 120 * len(jax.tree.leaves(generator))

@@ -15,10 +15,7 @@ import numpy as np
 import pytest
 
 import ldpol
-from ldpol import archive as archives
 from ldpol import storage
-from ldpol.experiments import passes, session, settings, train
-from ldpol.experiments.study import methods
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "experiments/walker2d.py:smoke"
@@ -164,25 +161,6 @@ def test_training_used_what_was_not_held_out(run):
     assert {tuple(row) for row in data["measures"]} < {
         tuple(row) for row in again["score"]["measures"]
     }  # bounds are [0, 1]
-
-
-def test_latents_are_known_by_what_their_own_policies_do(run):
-    """What training stored of decoded policies, against the int8 model's own, played with other random numbers."""
-    config = settings.load_config(SMOKE)
-    task, shape, _ = session.make_setting(config)
-    elites = archives.load(run / "archive" / "elites")
-    trained = archives.take(elites, train.held_out(elites, 0, **config.train.held_out) == 0)
-    stored = storage.load(run / "train" / "hindsight", kind="scores")[0]["score"]
-    told = storage.load(run / "train" / "data", kind="dataset")[0]["measures"]
-    latents, _ = methods.encode(config, run, trained)
-    model = ldpol.load(run / "model")
-    policies = jax.vmap(model.decode)(latents, jax.numpy.asarray(told))
-    play = passes.player(config, task, shape)
-    found = play(policies, jax.random.split(jax.random.key(0), len(trained))).score
-    assert stored["fitness"].shape == (len(trained),)
-    apart = np.abs(np.asarray(found.measures) - stored["measures"]).mean()
-    assert apart < 0.5 * np.abs(np.asarray(found.measures)[::-1] - stored["measures"]).mean()
-    np.testing.assert_allclose(found.length, stored["length"], rtol=0.3)
 
 
 def test_the_report_is_one_page(run):

@@ -50,8 +50,6 @@ def ours() -> dict[str, ConfigDict]:
         "rank_12": row("ours", overrides=rank(12)),
         "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
         "unet": row("ours", overrides=UNET),
-        # Latents known by what their teachers do, not by what their own decoded policies do.
-        "no_hindsight": row("ours", overrides=("train.hindsight=False",)),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
         "rank_12_small_int8": row("ours", parent="rank_12_small", precision="int8"),

@@ -19,8 +19,8 @@ from ldpol.generator_settings import arrays_of, parse_settings, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.bank import Scaling, image_shape, read_image
-from ldpol.model.condition import Condition, ask
+from ldpol.model.bank import Scaling, image_shape, split_image
+from ldpol.model.condition import Condition, ask, joint
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.sampler import Method, sample
@@ -153,9 +153,15 @@ class PolicyGenerator:
         return denoise(x, t, condition)
 
     def _draw(
-        self, key: Key, denoise: Denoise, condition: Condition, steps: int | None, method: Method | None
-    ) -> tuple[Array, Array, Array]:
-        """Draw a latent, what the decoder is to be told of it, and the measures that come of it."""
+        self,
+        key: Key,
+        condition: Condition,
+        denoise: Denoise,
+        steps: int | None,
+        method: Method | None,
+        told: Condition | None = None,
+    ) -> tuple[Array, Array]:
+        """Draw an image for one condition and split it for another: what the decoder is told (None: the same)."""
         drawn = sample(
             key,
             denoise,
@@ -165,11 +171,7 @@ class PolicyGenerator:
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        painted = self.scaling.apply(drawn)
-        if not self.autoencoder.octaves:
-            return painted, condition.measures, condition.measures
-        latent, told, reached = read_image(painted, len(self.measure_names))
-        return latent, jnp.clip(told, 0.0, 1.0), jnp.clip(reached, 0.0, 1.0)
+        return split_image(self.autoencoder, self.scaling.apply(drawn), condition if told is None else told)
 
     def sample_latent(
         self,
@@ -181,25 +183,24 @@ class PolicyGenerator:
         method: Method | None = None,
         complete: bool = True,
     ) -> tuple[Array, Array]:
-        """Draw one latent `[h, w, c]` for a condition, and what `decode` is to be told of it, `[M]`.
+        """Draw one latent `[h, w, c]` for a condition, and all measures `[M]` in [0, 1] that go with it.
 
-        Arguments as in `sample`.
+        Measures that were asked for are returned as they were asked; arguments as in `sample`.
         """
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         draw = partial(self._draw, denoise=denoise, steps=steps, method=method)
         if complete and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
-            given = condition.given > 0
-            made_up = lambda: draw(jax.random.fold_in(key, 0), condition=condition)[2]  # noqa: E731
-            measures = jax.lax.cond(given.all(), lambda: condition.measures, made_up)
-            measures = jnp.where(given, condition.measures, measures)
-            condition = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
-        return draw(key, condition=condition)[:2]
+            made_up = lambda: draw(jax.random.fold_in(key, 0), condition)[1]  # noqa: E731
+            measures = jax.lax.cond(condition.given.min() > 0, lambda: condition.measures, made_up)
+            full = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
+            return draw(key, full, told=condition)
+        return draw(key, condition)
 
-    def decode(self, latent: Array, told: Array) -> Params:
-        """Turn one latent `[h, w, c]` and what goes with it, `[M]` in [0, 1], into policy parameters."""
-        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, ask(told))
+    def decode(self, latent: Array, measures: Array) -> Params:
+        """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
+        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, ask(measures))
 
     def sample(
         self,
@@ -281,6 +282,9 @@ class PolicyGenerator:
     ) -> Params:
         """Draw one policy for several conditions at once: AND, or NOT where the scale is negative (see `compose`).
 
+        The decoder, which sees measures too, is told those that one condition with a positive scale asks for; the
+        others the denoiser makes up beside the latent.
+
         Args:
           key: one key, one policy.
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
@@ -299,8 +303,8 @@ class PolicyGenerator:
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
         conditions = [self.condition(one) for one in measures]
-        latent, told, _ = self._draw(key, compose(self.denoise, conditions, scales), conditions[0], steps, method)
-        return self.decode(latent, told)
+        told = joint(conditions, scales)
+        return self.decode(*self._draw(key, told, compose(self.denoise, conditions, scales), steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""

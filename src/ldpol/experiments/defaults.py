@@ -81,8 +81,6 @@ def base(task: str) -> Config:
                 "loss": DiffusionLoss()._asdict(),
                 "optimiser": OptimiserConfig(steps=12000, rate=2e-3, ema=0.999)._asdict(),
             },
-            # Whether latents are known by what their own decoded policies do, or by what the archive's do.
-            "hindsight": True,
             # Captions an elite; 0: a model without language. The encoder is wordllama, or a folder for transformers.
             "language": {
                 "captions": 12,
@@ -237,7 +235,6 @@ def _paper(config: Config) -> None:
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
-    config.train.hindsight = False
     config.train.denoiser.architecture.update(
         network="unet", channels=(64, 128, 256), embedding=256, octaves=5, joint=64
     )

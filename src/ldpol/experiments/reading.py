@@ -35,21 +35,21 @@ def grammar_of(task: Task, traits: np.ndarray) -> Grammar:
 
 
 def train_reader(
-    config: Config, task: Task, grammar: Grammar, traits: np.ndarray, key: Key, train: Train
+    config: Config, task: Task, traits: np.ndarray, key: Key, train: Train
 ) -> tuple[Language, PyTree, CaptionBank]:
-    """Write captions of N policies, learn to read them, and read them.
+    """Write captions of all elites, learn to read them, and read them.
 
     Args:
       config: section `train.language`.
       task: the task.
-      grammar: what can be said; see `grammar_of`.
-      traits: `[N, C]` what the policies do.
+      traits: `[N, C]` of the elites that training sees.
       key: decides initialisation and training.
       train: runs the gradient steps.
 
     Returns:
-      What the reader was trained on, its parameters, and the captions as it reads them.
+      What the reader was trained on, its parameters, and the elites' captions as it reads them.
     """
+    grammar = grammar_of(task, traits)
     claims = base_claims(grammar)
     architecture = settings.build(TowerConfig, config.tower)
     descent = settings.build(OptimiserConfig, config.optimiser)

@@ -80,16 +80,14 @@ def run(config: Config, workdir: Path) -> None:
     trained = archives.take(archive, rows)
     labels = jax.tree.map(lambda leaf: leaf[rows], passes.reference(config, workdir, archive))
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    collect_key, auto_key, dagger_key, hindsight_key, denoiser_key, reader_key = jax.random.split(key, 6)
+    collect_key, auto_key, dagger_key, denoiser_key, reader_key = jax.random.split(key, 5)
     data = stage.collect(trained, labels.score, collect_key)
     params, data = stage.train_autoencoder(trained, data, auto_key, dagger_key)
+    language, reader, captions = stage.train_reader(labels, reader_key)
+    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(labels.score.fitness)
     mean, deviation = stage.encode(params, trained)
-    reached = stage.look_back(params, mean, data.measures, hindsight_key) if config.train.hindsight else labels
-    measures, weights = map(jnp.asarray, stage.known_by(reached.score))
-    language, reader, captions = stage.train_reader(labels, reached, reader_key)
-    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(reached.score.fitness)
     bank, scaling = build_bank(
-        stage.autoencoder, mean, deviation, data.measures, noise, measures, weights, fitness, captions
+        stage.autoencoder, mean, deviation, data.measures, noise, data.weights, fitness, captions
     )
     denoiser = stage.train_denoiser(bank, denoiser_key)
     generator = PolicyGenerator(
@@ -192,11 +190,6 @@ class _Stage:
             _, (states, _) = over_chunks(self.play, policies, key, size=self.chunk, mesh=self.mesh, done=bar.update)
         return states.reshape(count, -1, self.task.observation_size)
 
-    def known_by(self, score: Score) -> tuple[np.ndarray, np.ndarray]:
-        """Return measures `[N, M]` in [0, 1], and how often training draws each of N policies, `[N]`."""
-        measures = self.archive.grid.scaled(np.asarray(score.measures)).astype(np.float32)
-        return measures, elite_weights(np.asarray(score.fitness), measures, **self.config.weights)
-
     def _act(self, policies: Params, states: np.ndarray) -> np.ndarray:
         act = jax.jit(jax.vmap(lambda params, seen: self.shape.apply(params, seen)))
         return np.asarray(act(policies, states))
@@ -218,10 +211,10 @@ class _Stage:
             states.append(self._rollouts(archive.policies, one, title))
         seen = np.concatenate(states, 1)
         seen = seen + collect.noise * np.asarray(jax.random.normal(noise_key, seen.shape))
-        measures, weights = self.known_by(labels)
+        measures = archive.grid.scaled(np.asarray(labels.measures)).astype(np.float32)
         arrays = {
             "measures": measures,
-            "weights": weights,
+            "weights": elite_weights(np.asarray(labels.fitness), measures, **self.config.weights),
             "states": np.zeros((len(archive), total, self.task.observation_size), np.float32),
             "actions": np.zeros((len(archive), total, self.task.action_size), np.float32),
             "filled": np.asarray(seen.shape[1], np.int32),
@@ -298,26 +291,15 @@ class _Stage:
         one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
         return jax.jit(jax.vmap(one, (None, 0, 0)))(params["decoder"], latents, measures)
 
-    def look_back(self, params: PyTree, latents: Array, told: Array, key: Key) -> Behaviour:
-        """Play what N latents decode to: from here on, they are known by that, not by what their teachers do."""
-        about = self.about | {"episodes": self.whole.eval.episodes}
-        program = passes.player(self.whole, self.task, self.shape)
-        title, path = "train: what the decoded policies do", self.folder / "hindsight"
-        policies = self.decode(params, latents, told)
-        return passes.run(self.whole, path, title, program, policies, key, about, self.log.timer)
-
-    def train_reader(
-        self, archive: Behaviour, reached: Behaviour, key: Key
-    ) -> tuple[Language | None, PyTree, CaptionBank | None]:
-        """Learn to read captions of decoded policies in the archive's terms, unless config or task has none."""
+    def train_reader(self, labels: Behaviour, key: Key) -> tuple[Language | None, PyTree, CaptionBank | None]:
+        """Learn to read captions of the elites, unless the config or the task has none."""
         if not self.config.language.captions or self.task.torso is None:
             return None, {}, None
 
         def train(step: Any, state: TrainState, key: Key, steps: int, inputs: PyTree) -> TrainState:
             return self._steps("reader", step, state, key, steps, steps, {}, inputs)
 
-        terms = reading.grammar_of(self.task, np.asarray(archive.traits))
-        return reading.train_reader(self.config.language, self.task, terms, np.asarray(reached.traits), key, train)
+        return reading.train_reader(self.config.language, self.task, np.asarray(labels.traits), key, train)
 
     def train_denoiser(self, bank: LatentBank, key: Key) -> PyTree:
         """Train the denoiser on all latents; returns its averaged parameters."""

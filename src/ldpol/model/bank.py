@@ -1,9 +1,8 @@
-"""What the diffusion model is a model of: latents with what the decoder is told of them, and what comes of it.
+"""What the diffusion model is a model of: the elites' latents with their measures painted beside them.
 
-A decoder that sees measures must be told some with every latent, and what the decoded policy then does is a little
-different: an action error that is small everywhere can still change a gait. So latents are known by what their own
-decoded policies do (hindsight, Andrychowicz et al. 2017), and the denoiser makes up all three together: its image has
-two channels more than a latent, one for what the decoder is to be told and one for the measures that come of it.
+A decoder that sees measures must be told all of them, also where a request leaves some free, or speaks of something
+else. So the denoiser makes them up together with the latent: its image has one channel more, in which the measures are
+repeated.
 """
 
 import math
@@ -20,35 +19,37 @@ from ldpol.model.diffusion import Schedule
 from ldpol.types import Array
 
 
-def image(latent: Array, told: Array, reached: Array) -> Array:
-    """Paint measures beside a latent: `[h, w, c]` to `[h, w, c + 2]`; in a channel, M measures take turns.
-
-    Args:
-      latent: `[h, w, c]`.
-      told: `[M]` what the decoder is told.
-      reached: `[M]` what the decoded policy does.
+def image(latent: Array, measures: Array) -> Array:
+    """Paint measures `[M]` beside a latent: `[h, w, c]` to `[h, w, c + 1]`; they take turns in the last channel.
 
     Raises:
       ValueError: if the latent has fewer places than there are measures.
     """
     h, w, _ = latent.shape
-    if told.shape[0] > h * w:
-        raise ValueError(f"a latent of {h} x {w} has no room for {told.shape[0]} measures; make it larger")
-    return jnp.concatenate([latent, jnp.resize(told, (h, w, 1)), jnp.resize(reached, (h, w, 1))], -1)
+    if measures.shape[0] > h * w:
+        raise ValueError(f"a latent of {h} x {w} has no room for {measures.shape[0]} measures; make it larger")
+    return jnp.concatenate([latent, jnp.resize(measures, (h, w, 1))], -1)
 
 
-def read_image(painted: Array, measures: int) -> tuple[Array, Array, Array]:
-    """Return latent `[h, w, c]`, told and reached measures `[M]` of an image, each the mean over its places."""
+def read_image(painted: Array, measures: int) -> tuple[Array, Array]:
+    """Return the latent `[h, w, c]` and the measures `[M]` of an image, each the mean over its places."""
     places = math.prod(painted.shape[:2])
     member = np.eye(measures, dtype=np.float32)[np.arange(places) % measures]
-    told, reached = painted[..., -2:].reshape(places, 2).T @ (member / member.sum(0))
-    return painted[..., :-2], told, reached
+    return painted[..., :-1], painted[..., -1].reshape(-1) @ (member / member.sum(0))
 
 
 def image_shape(config: AutoencoderConfig) -> tuple[int, int, int]:
-    """Return the shape of an image: the latent's, and two channels for measures if the decoder sees them."""
+    """Return the shape of an image: the latent's, and a channel for the measures if the decoder sees them."""
     h, w, c = config.latent
-    return (h, w, c + 2) if config.octaves else config.latent
+    return (h, w, c + 1) if config.octaves else config.latent
+
+
+def split_image(config: AutoencoderConfig, painted: Array, condition: Condition) -> tuple[Array, Array]:
+    """Return the latent `[h, w, c]` and the measures `[M]` in [0, 1] of an image; asked ones are as they were asked."""
+    if not config.octaves:
+        return painted, condition.measures
+    latent, found = read_image(painted, condition.measures.shape[0])
+    return latent, jnp.where(condition.given > 0, condition.measures, jnp.clip(found, 0.0, 1.0))
 
 
 @struct.dataclass
@@ -124,9 +125,8 @@ def build_bank(
     config: AutoencoderConfig,
     mean: Array,
     deviation: Array,
-    told: Array,
-    noise: float,
     measures: Array,
+    noise: float,
     weights: Array,
     fitness: np.ndarray,
     captions: CaptionBank | None = None,
@@ -137,23 +137,22 @@ def build_bank(
       config: of the autoencoder, which says whether the decoder sees measures.
       mean: `[N, h, w, c]` of the latents' posteriors.
       deviation: `[N, h, w, c]` their standard deviations.
-      told: `[N, M]` what the decoder is told of each, scaled to [0, 1].
-      noise: standard deviation of the noise that the decoder bears on that.
-      measures: `[N, M]` by which each is known, scaled to [0, 1].
-      weights: `[N]` how often each is drawn.
-      fitness: `[N]` over several episodes.
-      captions: of them.
+      measures: `[N, M]` scaled to [0, 1].
+      noise: standard deviation of the noise that the decoder bears on them.
+      weights: `[N]` how often each elite is drawn.
+      fitness: `[N]` re-evaluated.
+      captions: of the elites.
 
     Returns:
       The bank, and the scaling that leads back from its images.
     """
     if config.octaves:
         count = measures.shape[1]
-        # So that their mean over all places is as noisy as the decoder bears. Less noise would give away which latent
-        # an image is of, and make of it a function of measures that no network of this size can follow.
-        repeated = jnp.full(count, noise * math.sqrt(math.prod(config.latent[:2]) / count))
-        mean = jax.vmap(image)(mean, told, measures)
-        deviation = jax.vmap(image, (0, None, None))(deviation, repeated, repeated)
+        # So that their mean over all places is as noisy as the decoder bears. Less noise would give away which elite an
+        # image is of, and make of the latent a function of measures that no network of this size can follow.
+        repeated = noise * math.sqrt(math.prod(config.latent[:2]) / count)
+        mean = jax.vmap(image)(mean, measures)
+        deviation = jax.vmap(image, (0, None))(deviation, jnp.full(count, repeated))
     mean, deviation, scaling = standardise(mean, deviation)
     quality = (np.argsort(np.argsort(fitness)) + 0.5) / len(fitness)
     return LatentBank(mean, deviation, measures, weights, jnp.asarray(quality, jnp.float32), captions), scaling

@@ -1,10 +1,11 @@
 """What a policy is asked for: measures, a rank of fitness and text as tokens, each of which may be absent."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -71,6 +72,23 @@ def nothing(measures: int, *, words: int = 0) -> Condition:
 def free(condition: Condition) -> Condition:
     """Return the condition of the same form that asks for nothing."""
     return jax.tree.map(jnp.zeros_like, condition)
+
+
+def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
+    """Return the one condition that asks for each measure that exactly one of several asks for.
+
+    Args:
+      conditions: K of them.
+      scales: `[K]` their strengths in a composition; negative ones ask for nothing.
+
+    Returns:
+      A condition on measures alone, which is what a decoder is told.
+    """
+    stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
+    given = stack.given * (scales > 0)[:, None]
+    once = (given.sum(0) == 1).astype(jnp.float32)
+    apart = free(conditions[0])
+    return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
 
 
 class Drop(NamedTuple):

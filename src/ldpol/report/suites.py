@@ -10,9 +10,9 @@ from ldpol.report.suite_figures import WAYS, guidance_verdict
 from ldpol.report.tables import head, number, row, signed, with_ends
 
 CAPTIONS = {
-    "guidance": "The same conditions and random numbers at every scale. 0 ignores the condition, 1 is the model as "
-    "trained, more exaggerates the condition. Diversity: mean L2 distance between the actions of policies sampled for "
-    "one condition, in the same states.",
+    "guidance": "The same conditions and random numbers at every scale. 0 leaves the denoiser unconditioned (the "
+    "decoder still knows the measures), 1 is the model as trained, more exaggerates the condition. Diversity: mean L2 "
+    "distance between the actions of policies sampled for one condition, in the same states.",
     "sequences": "Each episode asks for several behaviours in turn. Survived: it lasted more than 80 % of its length. "
     "On target: share of all segments that were survived within one cell diagonal of what was asked for. Lines are "
     "95 % intervals over sequences.",
