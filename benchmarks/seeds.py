@@ -91,8 +91,9 @@ def suites_markdown(suites: dict[str, Any]) -> str:
             (f"best of {row['candidates']['mean']:g}", [row[name] for name in names])
             for row in sequencing["lookahead_by_candidates"]
         ]
-        less = sequencing["generated_less_nearest_elite"]
-        rows.append(("generated less nearest elite", [less[name]["value"] for name in names]))
+        for way in ("generated", "lookahead"):
+            less = sequencing[f"{way}_less_nearest_elite"]
+            rows.append((f"{way} less nearest elite", [less[name]["value"] for name in names]))
         lines += table(("sequences", "survival", "MEM", "fitness"), rows)
         spoken = sequencing.get("language", {})
         lines += [f"from sentences, {way}: survival {show(one['survival']['value'])}" for way, one in spoken.items()]

@@ -155,6 +155,10 @@ def test_sequencing(context):
     assert found["generated_less_nearest_elite"]["fitness"]["value"] == pytest.approx(
         found["generated"]["fitness"] - found["nearest_elite"]["fitness"], abs=1e-3
     )
+    first_episodes = np.asarray(arrays["score"]["length"])[3:6, :1].mean()
+    assert found["lookahead_less_nearest_elite"]["length"]["value"] == pytest.approx(
+        found["lookahead"]["length"] - first_episodes, abs=1e-3
+    )
     assert found["lookahead"]["episodes"] == 1 and found["lookahead"]["look_ahead"] == 2 * 2 * 30
     assert [row["candidates"] for row in found["lookahead_by_candidates"]] == [1, 2]
     assert found["lookahead_by_candidates"][0]["look_ahead"] == 0  # one candidate needs none

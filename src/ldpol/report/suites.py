@@ -115,6 +115,7 @@ def sequencing(metrics: Mapping[str, Any]) -> str:
     for key, text in (
         ("generated_less_nearest_elite", "One sample less nearest elite"),
         ("lookahead_less_generated", "Looking ahead less one sample"),
+        ("lookahead_less_nearest_elite", "Looking ahead less nearest elite"),
     ):
         if key in found:
             survival, hits = (signed(found[key].get(name)) for name in ("survival", "hits"))

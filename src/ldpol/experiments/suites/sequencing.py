@@ -114,10 +114,12 @@ def run(context: Context) -> dict[str, Any]:
         {"candidates": candidates} | _numbers(summarise_sequences(values["score"], wanted, **judged))  # type: ignore[arg-type]
         for candidates, values in ahead.items()
     ]
-    few = jax.tree.map(lambda leaf: leaf[:, : section.look_ahead_episodes], scores["generated"])
+    # The look-ahead played the first of the same episodes.
+    few = jax.tree.map(lambda leaf: leaf[:, : section.look_ahead_episodes], scores)
     for name, one, other in (
         ("generated_less_nearest_elite", scores["generated"], scores["nearest_elite"]),
-        ("lookahead_less_generated", scores["lookahead"], few),
+        ("lookahead_less_generated", scores["lookahead"], few["generated"]),
+        ("lookahead_less_nearest_elite", scores["lookahead"], few["nearest_elite"]),
     ):
         found = compare_sequences(one, other, wanted, **judged)  # type: ignore[arg-type]
         result[name] = {metric: found[metric].as_json() for metric in SHOWN}
