@@ -215,7 +215,7 @@ def test_what_is_done_is_not_done_again(context, capsys):
     capsys.readouterr()
     again = dataclasses.replace(context, play=None)
     assert [suite.run(again) for suite in suites] == before
-    assert capsys.readouterr().err.count("already done") == 7
+    assert capsys.readouterr().err.count("already done") == 8
 
 
 def test_another_model_is_played_anew(context, capsys):
