@@ -156,12 +156,12 @@ class PolicyGenerator:
         self,
         key: Key,
         condition: Condition,
+        told: Condition,
         denoise: Denoise,
         steps: int | None,
         method: Method | None,
-        told: Condition | None = None,
     ) -> tuple[Array, Array]:
-        """Draw an image for one condition and split it for another: what the decoder is told (None: the same)."""
+        """Draw an image for one condition and split it for another: what the decoder is told."""
         drawn = sample(
             key,
             denoise,
@@ -171,7 +171,7 @@ class PolicyGenerator:
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        return split_image(self.autoencoder, self.scaling.apply(drawn), condition if told is None else told)
+        return split_image(self.autoencoder, self.scaling.apply(drawn), told)
 
     def sample_latent(
         self,
@@ -188,15 +188,15 @@ class PolicyGenerator:
         Measures that were asked for are returned as they were asked; arguments as in `sample`.
         """
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        draw = partial(self._draw, denoise=denoise, steps=steps, method=method)
+        draw = partial(self._draw, told=condition, denoise=denoise, steps=steps, method=method)
+        asked = condition
         if complete and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
             made_up = lambda: draw(jax.random.fold_in(key, 0), condition)[1]  # noqa: E731
             measures = jax.lax.cond(condition.given.min() > 0, lambda: condition.measures, made_up)
-            full = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
-            return draw(key, full, told=condition)
-        return draw(key, condition)
+            asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
+        return draw(key, asked)
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
@@ -304,7 +304,7 @@ class PolicyGenerator:
             )
         conditions = [self.condition(one) for one in measures]
         told = joint(conditions, scales)
-        return self.decode(*self._draw(key, told, compose(self.denoise, conditions, scales), steps, method))
+        return self.decode(*self._draw(key, told, told, compose(self.denoise, conditions, scales), steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""
