@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 
 from ldpol import archive as archives
 from ldpol import storage
-from ldpol.experiments import session, settings
+from ldpol.experiments import passes, session, settings
+from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.experiments.study.methods import encode
 from ldpol.experiments.train import held_out
 from ldpol.model.autoencoder import AutoencoderConfig
@@ -33,11 +34,10 @@ from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200
 TRIALS = 8192
-UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
 NETWORKS: dict[str, dict[str, Any]] = {
-    "UNet, 5 octaves": UNET,
-    "UNet, 7 octaves": UNET | {"octaves": 7},
-    "UNet, as wide a condition as the MLP": UNET | {"octaves": 7, "joint": 256, "embedding": 128},
+    "UNet, 5 octaves": SMALL_UNET,
+    "UNet, 7 octaves": SMALL_UNET | {"octaves": 7},
+    "UNet, as wide a condition as the MLP": SMALL_UNET | {"octaves": 7, "joint": 256, "embedding": 128},
     "MLP of 64": {"network": "mlp", "hidden": 64, "embedding": 64, "octaves": 7, "joint": 128},
     "MLP of 128 (default)": {},
     "MLP of 256": {"hidden": 256, "embedding": 256},
@@ -50,11 +50,12 @@ def latents(run: Path, config: Any) -> LatentBank:
     held = config.train.held_out
     kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
     trained = archives.take(archive, kind == 0)
+    fitness = np.asarray(passes.reference(config, run, archive).score.fitness)[kind == 0]
     built = settings.build(AutoencoderConfig, config.train.autoencoder.architecture)
     mean, deviation = encode(config, run, trained)
     data, _ = storage.load(run / "train" / "data", kind="dataset")
     labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
-    noise, fitness = config.train.autoencoder.loss.noise, np.asarray(trained.fitness)
+    noise = config.train.autoencoder.loss.noise
     return build_bank(built, mean, deviation, labels, noise, weights, fitness)[0]
 
 

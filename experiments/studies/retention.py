@@ -12,19 +12,19 @@ Variants: cpu (default), smoke.
 
 from ml_collections import ConfigDict
 
+from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.experiments.study.plan import row
 
 PAPER = "experiments/walker2d.py:paper"
-SMALL_DENOISER = tuple(
-    f"train.denoiser.architecture.{name}={value}" for name, value in dict(hidden=64, embedding=64, joint=128).items()
-)
-UNET = tuple(
-    f"train.denoiser.architecture.{name}={value}"
-    for name, value in dict(network="unet", channels="(16,32)", embedding=80, octaves=5, joint=64).items()
-)
-
-
 FINE = {"hidden": (384, 384), "octaves": 7, "joint": 256}
+
+
+def denoiser(**settings: object) -> tuple[str, ...]:
+    return tuple(f"train.denoiser.architecture.{name}={value}" for name, value in settings.items())
+
+
+SMALL_DENOISER = denoiser(hidden=64, embedding=64, joint=128)
+UNET = denoiser(**SMALL_UNET)
 
 
 def rank(number: int, *more: str) -> tuple[str, ...]:

@@ -282,8 +282,8 @@ class PolicyGenerator:
     ) -> Params:
         """Draw one policy for several conditions at once: AND, or NOT where the scale is negative (see `compose`).
 
-        The decoder, which sees measures too, is told those that one condition with a positive scale asks for; the
-        others the denoiser makes up beside the latent.
+        The decoder, which sees measures too, is told those that exactly one condition with a positive scale asks for;
+        the others the denoiser makes up beside the latent, also where two conditions pull one measure both ways.
 
         Args:
           key: one key, one policy.
