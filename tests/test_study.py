@@ -61,6 +61,9 @@ def test_every_row_of_the_configs_can_be_read_and_trained(variant):
         for part in ("seed", "task", "policy", "archive", "rollout", "eval"):
             assert run[part] == base[part]
         assert run.train.held_out == base.train.held_out
+        if row.training:  # a row that shares a training must find it as it was made
+            maker = next(other for other in rows if other.name == row.training)
+            assert run.train == plan.run_config(config, maker, 7).train
     paper = plan.run_config(config, next(row for row in rows if row.name == "paper"), 0)
     assert paper.train.autoencoder.loss.kind == "parameters" and paper.train.sampler.steps == 100
 

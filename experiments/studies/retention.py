@@ -124,7 +124,7 @@ def _smoke(config: ConfigDict) -> None:
     width = (*UNET, "train.denoiser.architecture.channels=(8,16)", "train.denoiser.architecture.embedding=16")
     size = {"hidden": (8, 8), "embedding": 8, "joint": 4, "steps": 40}
     config.rows = {
-        "ours": row("ours"),
+        "ours": row("ours", overrides=rank(3)),  # so that those that share its training must share its settings
         "steps_1": row("ours", parent="ours", steps=1),
         "ours_int8": row("ours", parent="ours", precision="int8"),
         "paper": row("paper", train="experiments/walker2d.py:paper", overrides=(*few, *encoder, *width)),

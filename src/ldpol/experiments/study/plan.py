@@ -60,7 +60,7 @@ class Row:
       training: the row whose training it starts from, itself perhaps; empty without a training.
       precision: in which the model is stored.
       train: a config whose training settings replace those of the base; empty for none.
-      overrides: of the training settings.
+      overrides: of the training settings; both are the parent's where the training is.
       settings: of the method.
     """
 
@@ -138,7 +138,8 @@ def _read(name: str, part: Config, config: Config) -> Row:
             "evaluation (give it to all of them with `overrides` of the study), only other keys of `train.` may differ"
         )
     training = (part.parent or name) if trained else ""
-    return Row(name, part.method, training, part.precision, part.train, tuple(part.overrides), own)
+    maker = config.rows[part.parent] if part.parent else part
+    return Row(name, part.method, training, part.precision, maker.train, tuple(maker.overrides), own)
 
 
 def _one_of(name: str, known: Any, where: str) -> str:
