@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from common import Program, build, finish, measure, parser, say, start, table
-from denoisers import UNET
 from jax.sharding import Mesh
 
 from ldpol.experiments import defaults, session, settings
+from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.model import autoencoder, denoiser, training
 from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
@@ -168,10 +168,10 @@ def main() -> None:
     loops: dict[str, tuple[Program, tuple]] = {}
     for where, mesh in meshes.items():
         loops[f"autoencoder, {where}"] = autoencoder_loop(train, data, params, mesh, steps)
-        loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps, **UNET)
+        loops[f"denoiser unet, {where}"] = denoiser_loop(train, data, mesh, steps, **SMALL_UNET)
         loops[f"denoiser mlp, {where}"] = denoiser_loop(train, data, mesh, steps)
     with mock.patch.object(denoiser, "Convolution", GeneralConvolution):
-        general = denoiser_loop(train, data, meshes[usual], max(steps // 10, 1), **UNET)
+        general = denoiser_loop(train, data, meshes[usual], max(steps // 10, 1), **SMALL_UNET)
     say("running them")
     found = times(loops, repeats)
     # Fewer steps of the slow one.

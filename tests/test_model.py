@@ -1,5 +1,6 @@
 from functools import cache
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from ldpol.model import autoencoder
 from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence, principal_directions
 from ldpol.model.condition import ask, nothing
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
-from ldpol.model.encoder import split_moments
+from ldpol.model.encoder import halve, neighbourhoods, split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
 from ldpol.model.training import action_error
 from ldpol.policy import PolicyShape
@@ -215,6 +216,15 @@ def test_convolution_is_the_usual_one(size):
     weight = jax.random.normal(jax.random.key(2), (*size, 3))
     one, other = (jax.jit(jax.grad(lambda p, x: (f(p, x) * weight).sum(), (0, 1)))(params, x) for f in (ours, usual))  # noqa: B023
     np.testing.assert_allclose(numbers(one), numbers(other), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(64, 6), (5, 7), (2, 2), (1, 3)])
+def test_dense_on_neighbourhoods_is_a_convolution(size):
+    x, kernel = jax.random.normal(jax.random.key(0), (*size, 2)), jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
+    usual = nn.Conv(4, (3, 3), use_bias=False).apply({"params": {"kernel": kernel}}, x)
+    np.testing.assert_allclose(neighbourhoods(x) @ kernel.reshape(18, 4), usual, atol=1e-4)
+    if min(size) > 1:
+        np.testing.assert_array_equal(halve(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
 def test_convolution_that_starts_at_zero():
