@@ -1,7 +1,8 @@
 """Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
 
 The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
-`ldpol.model.denoiser.Convolution`, a convolution as one matrix product, against XLA's general convolution.
+convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents, `ldpol.model.encoder.neighbourhoods`
+on the weights of policies, against XLA's general convolution.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
 from ldpol.model.dataset import Dataset
 from ldpol.model.denoiser import Convolution, DenoiserConfig, make_network
+from ldpol.model.encoder import neighbourhoods
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
@@ -45,6 +47,17 @@ class GeneralConvolution(nn.Module):
         """Return `[h, w, channels]`."""
         start = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         return nn.Conv(self.channels, (3, 3), kernel_init=start)(x)
+
+
+class Neighbourhoods(nn.Module):
+    """A convolution of images too large for `Convolution`, as the published encoder makes it."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Return `[h, w, channels]`."""
+        return nn.Dense(self.channels)(neighbourhoods(x))
 
 
 def random_archive(train: Any, count: int, key: Key) -> Dataset:
@@ -100,11 +113,13 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
     return build(loop, *inputs, devices=mesh.size), inputs
 
 
-def convolutions(side: int, channels: int, batch: int, rounds: int) -> dict[str, tuple[Program, tuple]]:
+def convolutions(
+    product: nn.Module, side: int, channels: int, batch: int, rounds: int
+) -> dict[str, tuple[Program, tuple]]:
     """Compile forward and training loops of the three ways to convolve `[batch, side, side, channels]`."""
     key, x_key = jax.random.split(jax.random.key(0))
     x = jax.random.normal(x_key, (batch, side, side, channels))
-    product, general = Convolution(channels), GeneralConvolution(channels)
+    general = GeneralConvolution(channels)
     lax_params = {"kernel": jax.random.normal(key, (3, 3, channels, channels)) / 16, "bias": jnp.zeros(channels)}
 
     def batched(params: Params, x: Array) -> Array:
@@ -187,19 +202,24 @@ def main() -> None:
         [(name, rate, compile_seconds(found[name])) for name, rate in rates.items()],
     )
 
-    cases = {"4 x 4 x 16": (4, 16), "2 x 2 x 32": (2, 32)}
+    few, often = max(batch // 16, 2), max(rounds // 10, 1)
+    cases = {
+        f"{batch} latents of 4 x 4 x 16": (Convolution(16), 4, 16, batch, rounds),
+        f"{batch} latents of 2 x 2 x 32": (Convolution(32), 2, 32, batch, rounds),
+        f"{few} maps of 32 x 32 x 32": (Neighbourhoods(32), 32, 32, few, often),
+    }
     conv = {}
-    for name, (side, channels) in cases.items():
-        say(f"convolutions of {batch} latents {name}")
-        conv[name] = times(convolutions(side, channels, batch, rounds), repeats)
+    for name, case in cases.items():
+        say(f"convolutions of {name}")
+        conv[name] = times(convolutions(*case), repeats)
     rows, over = [], {}
     for name, found_here in conv.items():
         for way, row in found_here.items():
             ratio = row["best"] / found_here["matrix product, " + way.split(", ")[1]]["best"]
-            rows.append((f"{name}: {way}", 1e3 * row["best"] / rounds, ratio, compile_seconds(row)))
+            rows.append((f"{name}: {way}", 1e3 * row["best"] / cases[name][-1], ratio, compile_seconds(row)))
             over[f"{name}: {way}"] = ratio
     table(
-        f"A 3x3 convolution of {batch} latents on one device",
+        "A 3x3 convolution on one device",
         ("way", "ms", "times the matrix product", "trace + compile, s"),
         rows,
     )
