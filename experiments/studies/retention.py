@@ -24,6 +24,7 @@ def denoiser(**settings: object) -> tuple[str, ...]:
 
 
 SMALL_DENOISER = denoiser(hidden=64, embedding=64, joint=128)
+TINY_DENOISER = denoiser(hidden=40, embedding=40, joint=96)
 UNET = denoiser(**SMALL_UNET)
 
 
@@ -56,6 +57,8 @@ def ours() -> dict[str, ConfigDict]:
         "rank_12_small_int8": row("ours", parent="rank_12_small", precision="int8"),
         "rank_6_small": row("ours", overrides=rank(6, *small, *SMALL_DENOISER)),
         "rank_6_small_int8": row("ours", parent="rank_6_small", precision="int8"),
+        "rank_6_tiny": row("ours", overrides=rank(6, *small, *TINY_DENOISER)),
+        "rank_6_tiny_int8": row("ours", parent="rank_6_tiny", precision="int8"),
     }
     return rows
 
@@ -83,6 +86,10 @@ def baselines() -> dict[str, ConfigDict]:
         # What a measure is seen by as finely as our denoiser sees it.
         "cloned_384_fine": row("cloned", **FINE),
         "cloned_384_fine_int8": row("cloned", parent="cloned_384_fine", precision="int8", **FINE),
+        "cloned_256_fine": row("cloned", **FINE | {"hidden": (256, 256)}),
+        "cloned_256_fine_int8": row(
+            "cloned", parent="cloned_256_fine", precision="int8", **FINE | {"hidden": (256, 256)}
+        ),
     }
     return rows
 
