@@ -14,23 +14,33 @@ def generator():
     return make_generator()
 
 
-@pytest.mark.parametrize("shape", [(3, 100), (100, 3), (3, 3, 4, 16), (40, 40)])
-def test_int8_error_is_half_a_step(shape):
-    matrix = jax.random.normal(jax.random.key(0), shape) * 10.0 ** jax.random.uniform(
-        jax.random.key(1), shape[:-1] + (1,), minval=-3
-    )
-    stored = precision.quantise(matrix)
+@pytest.mark.parametrize("shape", [(3, 100), (100, 3), (3, 3, 4, 16), (40, 40), (64,)])
+def test_int8_error_is_half_a_step_of_the_block(shape):
+    sizes = 10.0 ** jax.random.uniform(jax.random.key(1), shape[:-1] + (1,), minval=-3)
+    tensor = np.asarray(jax.random.normal(jax.random.key(0), shape) * sizes)
+    stored = precision.quantise(tensor)
     assert stored["int8"].dtype == jnp.int8 and stored["int8"].shape == shape
-    back = np.asarray(precision.expand(stored))
-    assert (np.abs(back - matrix) <= 0.5001 * np.asarray(stored["scale"])).all()
-    assert stored["scale"].size == min(shape[-1], matrix.size // shape[-1])
-    # The largest number of a channel is a step exactly.
+    blocks = [tensor.reshape(-1)[start : start + 64] for start in range(0, tensor.size, 64)]
+    assert stored["scale"].shape == (len(blocks),) and stored["scale"].dtype == jnp.float16
+    back = np.asarray(precision.expand(stored)).reshape(-1)
+    for start, block in zip(range(0, tensor.size, 64), blocks, strict=True):
+        step = np.abs(block).max() / 127
+        assert np.abs(back[start : start + 64] - block).max() <= 0.501 * step
+    # The largest number of all is the last level exactly.
     assert np.abs(stored["int8"]).max() == 127
 
 
-def test_a_channel_of_zeros_stays_zero():
+def test_small_weights_of_one_input_keep_their_digits():
+    """A kernel whose first input is a hundred times larger than the others, and its weights as much smaller."""
+    kernel = jax.random.normal(jax.random.key(0), (17, 64)).at[0].multiply(0.01)
+    back = precision.expand(precision.quantise(kernel))
+    assert jnp.abs(back - kernel)[0].max() < jnp.abs(kernel[0]).max() / 250 < jnp.abs(kernel).max() / 250 / 30
+
+
+def test_blocks_of_zeros_stay_zero():
     matrix = jnp.zeros((40, 20)).at[:, 3].set(2.0)
-    np.testing.assert_array_equal(precision.expand(precision.compress(matrix, "int8")), matrix)
+    back = precision.expand(precision.compress(matrix, "int8"))
+    np.testing.assert_allclose(back, matrix, rtol=2.0**-11, atol=0)
 
 
 @pytest.mark.parametrize(("name", "error"), [("float32", 0.0), ("float16", 2.0**-11), ("bfloat16", 2.0**-8)])
@@ -65,6 +75,14 @@ def test_precisions_are_ordered_by_weight(generator):
     assert half > one and abs(half - brain) < 500
     # Two bytes less a number; the names of the types in the header differ by a letter or so a tensor.
     assert abs(four - half - 2 * precision.size(generator)) < 500
+
+
+def test_another_version_says_so():
+    content = precision.pack({"a": jnp.ones(3)})
+    with pytest.raises(ValueError, match="of another version of ldpol; write it again"):
+        precision.unpack(b"LDPOL001" + content[8:])
+    with pytest.raises(ValueError, match="is not a packed model"):
+        precision.unpack(b"PK" + content)
 
 
 def test_pack_keeps_every_dtype_and_place():

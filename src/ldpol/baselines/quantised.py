@@ -27,7 +27,7 @@ def fit(policies: Params, measures: Array, precision: Precision) -> Stored:
     Args:
       policies: N policies, leading axis on every leaf.
       measures: `[N, M]` what they do: means of several fresh episodes.
-      precision: of the numbers; int8 has scales for every policy and channel.
+      precision: of the numbers; int8 has scales for every policy.
 
     Raises:
       ValueError: for an unknown precision.
