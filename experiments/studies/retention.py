@@ -51,6 +51,8 @@ def ours() -> dict[str, ConfigDict]:
         "rank_48": row("ours", overrides=rank(48)),
         "rank_12": row("ours", overrides=rank(12)),
         "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
+        # Conditions blurred by a third of a cell of ant's grid, as the default does by a third of walker2d's.
+        "blurred": row("ours", overrides=("train.autoencoder.loss.noise=0.05", "train.denoiser.loss.noise=0.05")),
         "unet": row("ours", overrides=UNET),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
