@@ -193,8 +193,8 @@ class PolicyGenerator:
         if complete and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
-            made_up = lambda: draw(jax.random.fold_in(key, 0), condition)[1]  # noqa: E731
-            measures = jax.lax.cond(condition.given.min() > 0, lambda: condition.measures, made_up)
+            # Not under a cond where something is free: vmapped, that would copy the weights for every item.
+            _, measures = draw(jax.random.fold_in(key, 0), condition)
             asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
         return draw(key, asked)
 
