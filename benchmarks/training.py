@@ -202,11 +202,11 @@ def main() -> None:
         [(name, rate, compile_seconds(found[name])) for name, rate in rates.items()],
     )
 
-    few, often = max(batch // 16, 2), max(rounds // 10, 1)
+    few, seldom = max(batch // 16, 2), max(rounds // 10, 1)
     cases = {
         f"{batch} latents of 4 x 4 x 16": (Convolution(16), 4, 16, batch, rounds),
         f"{batch} latents of 2 x 2 x 32": (Convolution(32), 2, 32, batch, rounds),
-        f"{few} maps of 32 x 32 x 32": (Neighbourhoods(32), 32, 32, few, often),
+        f"{few} maps of 32 x 32 x 32": (Neighbourhoods(32), 32, 32, few, seldom),
     }
     conv = {}
     for name, case in cases.items():

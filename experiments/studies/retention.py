@@ -17,6 +17,7 @@ from ldpol.experiments.study.plan import row
 
 PAPER = "experiments/walker2d.py:paper"
 FINE = {"hidden": (384, 384), "octaves": 7, "joint": 256}
+FINE_256 = FINE | {"hidden": (256, 256)}
 
 
 def denoiser(**settings: object) -> tuple[str, ...]:
@@ -88,10 +89,8 @@ def baselines() -> dict[str, ConfigDict]:
         # What a measure is seen by as finely as our denoiser sees it.
         "cloned_384_fine": row("cloned", **FINE),
         "cloned_384_fine_int8": row("cloned", parent="cloned_384_fine", precision="int8", **FINE),
-        "cloned_256_fine": row("cloned", **FINE | {"hidden": (256, 256)}),
-        "cloned_256_fine_int8": row(
-            "cloned", parent="cloned_256_fine", precision="int8", **FINE | {"hidden": (256, 256)}
-        ),
+        "cloned_256_fine": row("cloned", **FINE_256),
+        "cloned_256_fine_int8": row("cloned", parent="cloned_256_fine", precision="int8", **FINE_256),
     }
     return rows
 

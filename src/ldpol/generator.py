@@ -225,7 +225,7 @@ class PolicyGenerator:
           steps: integration steps.
           method: `ddim` or `heun`.
           complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
-            for more often. A batch pays for that draw even where nothing is free; False saves it.
+            for more often. That draw is paid for even where nothing is free; False saves it.
 
         Raises:
           ValueError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.

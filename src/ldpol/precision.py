@@ -61,8 +61,7 @@ def expand(tree: PyTree) -> PyTree:
 
     def one(node: Any) -> Any:
         if _is_quantised(node):
-            levels = jnp.asarray(node["int8"])
-            return levels.astype(jnp.float32) * _steps(jnp.asarray(node["scale"]), levels.shape)
+            return node["int8"].astype(jnp.float32) * _steps(node["scale"], node["int8"].shape)
         node = jnp.asarray(node)
         return node.astype(jnp.float32) if jnp.issubdtype(node.dtype, jnp.floating) else node
 

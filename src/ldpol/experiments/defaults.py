@@ -24,7 +24,7 @@ ITERATIONS = {
     "hybrid": {"cpu": 120, "smoke": 4, "gpu": 600, "paper": 600},
 }
 SMALL_UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
-"""A UNet of the size of our MLP, to compare with: settings of `train.denoiser.architecture`."""
+"""A small UNet to compare our MLP with: settings of `train.denoiser.architecture`."""
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 
 
