@@ -93,7 +93,7 @@ def main() -> None:
     for name, changes in NETWORKS.items():
         architecture = settings.build(DenoiserConfig, section.architecture)._replace(**changes)
         network = make_network(architecture, bank.mean.shape[1:])
-        step = partial(diffusion_step, network, loss, optimiser, mesh, bank)
+        step = partial(diffusion_step, network, loss, config.train.sampler.steps, optimiser, mesh, bank)
         loop = jax.jit(partial(scan_steps, step, steps=CHUNK), donate_argnums=0)
         measure = jax.jit(partial(distance, network, loss, bank))
         for seed in range(options.seeds):

@@ -22,7 +22,7 @@ from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.model import autoencoder, denoiser, training
 from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
-from ldpol.model.dataset import Dataset
+from ldpol.model.dataset import Dataset, normaliser
 from ldpol.model.denoiser import Convolution, DenoiserConfig, make_network
 from ldpol.model.encoder import neighbourhoods
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
@@ -105,7 +105,7 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
     params = network.init(init_key, bank.mean[0], jnp.zeros(()), ask(data.measures[0]))["params"]
 
     def loop(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
-        step = partial(training.diffusion_step, network, loss, optimiser, mesh, bank)
+        step = partial(training.diffusion_step, network, loss, train.sampler.steps, optimiser, mesh, bank)
         return scan_steps(step, state, key, steps)
 
     state = start_state(optimiser, params)
@@ -177,7 +177,7 @@ def main() -> None:
     data = random_archive(train, count, jax.random.key(0))
     say(f"{count} policies, {data.states.shape[1]} states each; principal directions")
     architecture = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
-    params = autoencoder.init(SHAPE, architecture, MEASURES, data.policies, jax.random.key(1))
+    params = autoencoder.init(SHAPE, architecture, MEASURES, data.policies, normaliser(data), jax.random.key(1))
 
     say("compiling the training loops")
     loops: dict[str, tuple[Program, tuple]] = {}

@@ -13,13 +13,14 @@ from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_ne
 from ldpol.model.encoder import halve, neighbourhoods, split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
 from ldpol.model.training import action_error
-from ldpol.policy import PolicyShape
+from ldpol.policy import PolicyShape, unfold_normaliser
 
 SHAPE = PolicyShape(5, 2, (6, 6))
+NORMALISER = (jnp.linspace(-1.0, 2.0, 5), jnp.array([0.01, 0.3, 1.0, 4.0, 90.0]))
 BASIS = AutoencoderConfig(
     latent=(2, 2, 1), rank=3, context=16, hidden=8, octaves=2, joint=4, coordinates=4, encoder_hidden=16
 )
-MATRIX = BASIS._replace(head="matrix", encoder="convolution", octaves=0)
+MATRIX = BASIS._replace(head="matrix", encoder="convolution", octaves=0, normalise=False)
 
 
 def policies(count, seed=0):
@@ -47,7 +48,7 @@ def shaken(params, seed=0):
 def started(config, count=11):
     """An archive and the warm-started autoencoder of it."""
     archive = policies(count)
-    return archive, autoencoder.init(SHAPE, config, 2, archive, jax.random.key(0))
+    return archive, autoencoder.init(SHAPE, config, 2, archive, NORMALISER, jax.random.key(0))
 
 
 @cache
@@ -162,7 +163,8 @@ def test_warm_started_basis_spans_the_archive():
     """With as many basis vectors as the data has dimensions, every policy is mean + basis @ coefficients."""
     archive, params = started(BASIS, 4)  # 4 policies around their mean span 3 dimensions, the rank of the basis
     head = params["decoder"]["BasisHead_0"]
-    for t, leaf in enumerate(jax.tree.leaves(archive)):
+    seen = jax.vmap(unfold_normaliser, (0, None, None))(archive, *NORMALISER)
+    for t, leaf in enumerate(jax.tree.leaves(seen)):
         rows = np.asarray(leaf).reshape(4, -1) - np.asarray(head[f"mean_{t}"])
         basis = np.asarray(head[f"basis_{t}"])
         found, *_ = np.linalg.lstsq(basis.T, rows.T, rcond=None)

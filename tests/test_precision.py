@@ -81,7 +81,7 @@ def test_precisions_are_ordered_by_weight(generator):
 def test_another_version_says_so():
     content = precision.pack({"a": jnp.ones(3)})
     with pytest.raises(ValueError, match="of another version of ldpol; write it again"):
-        precision.unpack(b"LDPOL001" + content[8:])
+        precision.unpack(b"LDPOL002" + content[8:])
     with pytest.raises(ValueError, match="is not a packed model"):
         precision.unpack(b"PK" + content)
 

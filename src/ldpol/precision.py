@@ -22,7 +22,7 @@ SMALL = 256
 BLOCK = 64
 """Consecutive numbers that share a scale where a tensor goes to int8: 3 % more bytes."""
 _LEAST = float(jnp.finfo(jnp.float16).smallest_normal)
-_FORMAT, _MAGIC = b"LDPOL", b"LDPOL002"
+_FORMAT, _MAGIC = b"LDPOL", b"LDPOL003"
 _NODE = frozenset(("int8", "scale"))
 
 

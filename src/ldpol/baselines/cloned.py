@@ -13,7 +13,7 @@ from flax import struct
 
 from ldpol.archive import Grid
 from ldpol.model.condition import fourier_features, joint_features
-from ldpol.model.dataset import Dataset
+from ldpol.model.dataset import Dataset, normaliser
 from ldpol.model.optimiser import OptimiserConfig, TrainState, advance, scan_steps, start_state
 from ldpol.model.training import action_error
 from ldpol.precision import expand
@@ -110,15 +110,6 @@ def start(config: ClonedConfig, optimiser: OptimiserConfig, data: Dataset, key: 
     module = ConditionedPolicy(data.actions.shape[-1], config)
     params = module.init(key, data.measures[0], data.states[0, 0])["params"]
     return start_state(optimiser, params)
-
-
-def normaliser(data: Dataset) -> tuple[Array, Array]:
-    """Return mean and standard deviation `[O]` of the filled states, the latter at least 0.01."""
-    used = (jnp.arange(data.states.shape[1]) < data.filled)[None, :, None]
-    count = data.states.shape[0] * data.filled
-    centre = (data.states * used).sum((0, 1)) / count
-    spread = jnp.sqrt((((data.states - centre) ** 2) * used).sum((0, 1)) / count)
-    return centre, jnp.maximum(spread, 1e-2)
 
 
 def step(

@@ -78,6 +78,9 @@ def base(task: str) -> Config:
                 "optimiser": OptimiserConfig(steps=36000)._asdict(),
                 "dagger_rounds": 3,
             },
+            # Draws of every elite that are decoded and played. Elites whose draws miss what they do, by so many
+            # median misses, are drawn less often when the denoiser is trained: see experiments/verifying.py.
+            "verify": {"rounds": 2, "tolerance": 1.0},
             "denoiser": {
                 "architecture": DenoiserConfig()._asdict(),
                 "loss": DiffusionLoss()._asdict(),
@@ -176,6 +179,7 @@ def _smoke(config: Config) -> None:
     config.train.collect.update(repeats=1, episodes=2, states=8)
     config.train.autoencoder.optimiser.steps = 60
     config.train.autoencoder.dagger_rounds = 1
+    config.train.verify.rounds = 1
     config.train.autoencoder.architecture.update(rank=4, context=32, hidden=16, coordinates=8, encoder_hidden=32)
     config.train.autoencoder.loss.update(policies=16, states=8)
     config.train.denoiser.optimiser.steps = 60
@@ -231,16 +235,25 @@ def _paper(config: Config) -> None:
     config.train.weights.update(quality=0.0, balance=0.0)
     config.train.collect.update(repeats=1, episodes=2, states=8, noise=0.0)
     config.train.autoencoder.architecture.update(
-        latent=(4, 4, 4), head="matrix", context=16, layers=0, hidden=16, octaves=0, encoder="convolution"
+        latent=(4, 4, 4),
+        head="matrix",
+        context=16,
+        layers=0,
+        hidden=16,
+        octaves=0,
+        encoder="convolution",
+        normalise=False,
     )
     config.train.autoencoder.loss.update(kind="parameters", kl=1e-6, policies=32, states=1, noise=0.0)
     # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
     config.train.autoencoder.optimiser.update(steps=220000, rate=1e-4)
     config.train.autoencoder.dagger_rounds = 0
+    config.train.verify.rounds = 0
     config.train.denoiser.architecture.update(
         network="unet", channels=(64, 128, 256), embedding=256, octaves=5, joint=64
     )
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
+    config.train.denoiser.loss.update(visited=0.0, weighting="target")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
     config.train.sampler.steps = 100
     config.train.precision = "float32"

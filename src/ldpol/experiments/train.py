@@ -12,17 +12,17 @@ import numpy as np
 from ldpol import archive as archives
 from ldpol import storage
 from ldpol.archive import Archive
-from ldpol.experiments import passes, reading, session, settings
+from ldpol.experiments import passes, reading, session, settings, verifying
 from ldpol.experiments.settings import Config
 from ldpol.generator import PolicyGenerator
 from ldpol.language.reader import Language
 from ldpol.model import autoencoder, optimiser, training
 from ldpol.model.bank import CaptionBank, LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask, nothing
-from ldpol.model.dataset import Dataset, add_states, elite_weights
+from ldpol.model.dataset import Dataset, add_states, elite_weights, normaliser
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.optimiser import OptimiserConfig, TrainState
-from ldpol.precision import PRECISIONS
+from ldpol.precision import PRECISIONS, compress, expand
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
@@ -85,10 +85,9 @@ def run(config: Config, workdir: Path) -> None:
     params, data = stage.train_autoencoder(trained, data, auto_key, dagger_key)
     language, reader, captions = stage.train_reader(labels, reader_key)
     noise, fitness = config.train.autoencoder.loss.noise, np.asarray(labels.score.fitness)
-    mean, deviation = stage.encode(params, trained)
-    bank, scaling = build_bank(
-        stage.autoencoder, mean, deviation, data.measures, noise, data.weights, fitness, captions
-    )
+    posterior = stage.encode(params, trained)
+    weights = data.weights * stage.verify(params, posterior, data.measures, jax.random.fold_in(key, 2))
+    bank, scaling = build_bank(stage.autoencoder, *posterior, data.measures, noise, weights, fitness, captions)
     denoiser = stage.train_denoiser(bank, denoiser_key)
     generator = PolicyGenerator(
         decoder=params["decoder"],
@@ -152,7 +151,12 @@ class _Stage:
         }
         self.log = _Log([], session.Timer(), session.Scalars(self.folder / "tensorboard"))
         self.chunk = config.rollout.chunk
+        collect = self.config.collect
+        self.first = collect.repeats * collect.episodes * collect.states  # states of the elites themselves
         device = settings.build(RolloutConfig, config.rollout.device)
+        decoder = autoencoder.Decoder(self.shape, self.autoencoder)
+        decode_one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
+        self.decoding = jax.jit(jax.vmap(decode_one, (None, 0, 0)))
         recorder = keep_states(self.task, self.config.collect.states)
         # One program serves teachers and decoded policies alike: compiling the physics takes longer than running it.
         self.play = jax.jit(
@@ -197,8 +201,7 @@ class _Stage:
     def collect(self, archive: Archive, labels: Score, key: Key) -> Dataset:
         """Play the archive's own policies for the states they visit, or read what an earlier run collected."""
         collect, path = self.config.collect, self.folder / "data"
-        per_round = collect.episodes * collect.states
-        total = per_round * (collect.repeats + self.config.autoencoder.dagger_rounds)
+        total = collect.episodes * collect.states * (collect.repeats + self.config.autoencoder.dagger_rounds)
         if storage.exists(path):
             arrays, about = storage.load(path, kind="dataset")
             self._check(about)
@@ -238,7 +241,10 @@ class _Stage:
         loss = settings.build(training.AutoencoderLoss, section.loss)
         init_key, train_key = jax.random.split(key)
         with session.working("train: principal directions of the archive"):
-            params = autoencoder.init(self.shape, self.autoencoder, self.task.measures, archive.policies, init_key)
+            normal = normaliser(data.replace(filled=self.first))  # type: ignore[attr-defined]
+            params = autoencoder.init(
+                self.shape, self.autoencoder, self.task.measures, archive.policies, normal, init_key
+            )
         projection = jax.device_put(params["encoder"]["projection"], copied_to(self.trainers))
         trained = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
         state = optimiser.start_state(descent, trained)
@@ -287,9 +293,24 @@ class _Stage:
 
     def decode(self, params: PyTree, latents: Array, measures: Array) -> Params:
         """Decode N latents under their measures `[N, M]` in [0, 1]."""
-        decoder = autoencoder.Decoder(self.shape, self.autoencoder)
-        one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
-        return jax.jit(jax.vmap(one, (None, 0, 0)))(params["decoder"], latents, measures)
+        return self.decoding(params["decoder"], latents, measures)
+
+    def verify(self, params: PyTree, posterior: tuple[Array, Array], measures: Array, key: Key) -> Array:
+        """Play policies decoded around the elites, and say `[N]` how much each elite is to be trusted."""
+        stored = expand(compress({"decoder": params["decoder"]}, self.config.precision))
+        missed = verifying.play_draws(
+            self.whole,
+            posterior,
+            measures,
+            partial(self.decode, jax.device_put(stored, copied_to(self.mesh))),
+            passes.player(self.whole, self.task, self.shape),
+            self.grid,
+            key,
+            self.folder,
+            self.about | {"episodes": self.whole.eval.episodes},
+            partial(self.log.add, "verify"),
+        )
+        return jnp.asarray(verifying.trust(missed, self.config.verify.tolerance))
 
     def train_reader(self, labels: Behaviour, key: Key) -> tuple[Language | None, PyTree, CaptionBank | None]:
         """Learn to read captions of the elites, unless the config or the task has none."""
@@ -314,7 +335,9 @@ class _Stage:
         inputs = jax.device_put(bank, copied_to(self.trainers))
 
         def step(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
-            return training.diffusion_step(network, loss, descent, self.trainers, bank, state, key)
+            return training.diffusion_step(
+                network, loss, self.config.sampler.steps, descent, self.trainers, bank, state, key
+            )
 
         return self._steps("diffusion", step, state, train_key, descent.steps, descent.steps, {}, inputs).ema
 

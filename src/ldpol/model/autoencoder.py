@@ -11,7 +11,7 @@ import numpy as np
 from ldpol.model.condition import Condition
 from ldpol.model.encoder import ConvolutionEncoder, ProjectionEncoder
 from ldpol.model.hypernet import BasisHead, Context, MatrixHead, NodeNetwork
-from ldpol.policy import PolicyShape
+from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
 from ldpol.types import Array, Key, Params, PyTree
 
 
@@ -31,6 +31,8 @@ class AutoencoderConfig(NamedTuple):
       encoder: `projection` or `convolution` (the published one).
       coordinates: principal coordinates a tensor the projection encoder sees.
       encoder_hidden: width of its MLP.
+      normalise: whether both see policies as they act on normalised observations. Where one observation is a thousand
+        times larger than another, a raw weight says little of what it does.
     """
 
     latent: tuple[int, int, int] = (4, 4, 1)
@@ -45,6 +47,7 @@ class AutoencoderConfig(NamedTuple):
     encoder: Literal["projection", "convolution"] = "projection"
     coordinates: int = 32
     encoder_hidden: int = 128
+    normalise: bool = True
 
 
 class Decoder(nn.Module):
@@ -62,7 +65,15 @@ class Decoder(nn.Module):
         context = Context(config.context, config.layers, config.octaves, config.joint)(flat, condition)
         nodes = NodeNetwork(tensors, config.hidden, config.rounds)(context)
         head = BasisHead(tensors, config.rank) if config.head == "basis" else MatrixHead(tensors)
-        return jax.tree.unflatten(jax.tree.structure(self.shape.abstract()), head(nodes, context))
+        policy = jax.tree.unflatten(jax.tree.structure(self.shape.abstract()), head(nodes, context))
+        if not config.normalise:
+            return policy
+        size = self.shape.observation_size
+        centre, spread = (
+            self.param("centre", nn.initializers.zeros, size),
+            self.param("spread", nn.initializers.ones, size),
+        )
+        return fold_normaliser(policy, *jax.lax.stop_gradient((centre, spread)))  # statistics, not weights
 
 
 class Encoder(nn.Module):
@@ -79,6 +90,11 @@ class Encoder(nn.Module):
             net = ProjectionEncoder(tensors, config.coordinates, config.encoder_hidden, config.latent)
         else:
             net = ConvolutionEncoder(tensors, (32, 64, 64, 128, 128), config.latent)
+        if config.normalise:
+            size = self.shape.observation_size
+            centre = self.variable("projection", "centre", jnp.zeros, size).value
+            spread = self.variable("projection", "spread", jnp.ones, size).value
+            policy = unfold_normaliser(policy, centre, spread)
         return net(jax.tree.leaves(policy))
 
 
@@ -93,7 +109,14 @@ def check_config(config: AutoencoderConfig) -> None:
         raise ValueError(f"latent sides, rank, widths and coordinates must be at least 1, found {config}")
 
 
-def init(shape: PolicyShape, config: AutoencoderConfig, measures: int, policies: Params, key: Key) -> PyTree:
+def init(
+    shape: PolicyShape,
+    config: AutoencoderConfig,
+    measures: int,
+    policies: Params,
+    normaliser: tuple[Array, Array],
+    key: Key,
+) -> PyTree:
     """Initialise encoder and decoder, started from the principal components of the archive's policies.
 
     Args:
@@ -101,6 +124,7 @@ def init(shape: PolicyShape, config: AutoencoderConfig, measures: int, policies:
       config: the autoencoder's.
       measures: M.
       policies: N policies, leading axis on every leaf.
+      normaliser: mean and standard deviation `[O]` of the observations.
       key: random initialisation.
 
     Returns:
@@ -113,15 +137,21 @@ def init(shape: PolicyShape, config: AutoencoderConfig, measures: int, policies:
     # This runs on the host, once; op by op it would compile for several times as long.
     encoder = jax.jit(Encoder(shape, config).init)(encoder_key, one)
     decoder = jax.jit(Decoder(shape, config).init)(decoder_key, jnp.zeros(config.latent), condition)["params"]
-    return warm_start(config, policies, encoder, decoder)
+    return warm_start(config, policies, normaliser, encoder, decoder)
 
 
-def warm_start(config: AutoencoderConfig, policies: Params, encoder: PyTree, decoder: PyTree) -> PyTree:
+def warm_start(
+    config: AutoencoderConfig, policies: Params, normaliser: tuple[Array, Array], encoder: PyTree, decoder: PyTree
+) -> PyTree:
     """Fill means, bases and projections in from the statistics of N policies; runs on the host, once."""
     head_name = "BasisHead_0" if config.head == "basis" else "MatrixHead_0"
     head = dict(decoder[head_name])
     encoder_name = "ProjectionEncoder_0" if config.encoder == "projection" else "ConvolutionEncoder_0"
     projection = dict(encoder["projection"][encoder_name])
+    statistics: PyTree = {}
+    if config.normalise:
+        statistics = {name: jnp.asarray(value) for name, value in zip(("centre", "spread"), normaliser, strict=True)}
+        policies = jax.jit(jax.vmap(unfold_normaliser, (0, None, None)))(policies, *normaliser)
     for t, leaf in enumerate(jax.tree.leaves(policies)):
         values = np.asarray(leaf).reshape(leaf.shape[0], -1)
         mean, std = values.mean(0), np.maximum(values.std(0), 1e-6)
@@ -139,8 +169,8 @@ def warm_start(config: AutoencoderConfig, policies: Params, encoder: PyTree, dec
             projection[f"matrix_{t}"] = jnp.asarray(directions[:kept].T / scales[:kept].mean().clip(1e-6))
         else:
             projection[f"std_{t}"] = jnp.asarray(std)
-    encoder = {**encoder, "projection": {encoder_name: projection}}
-    return {"encoder": encoder, "decoder": {**decoder, head_name: head}}
+    encoder = {**encoder, "projection": {encoder_name: projection} | statistics}
+    return {"encoder": encoder, "decoder": {**decoder, head_name: head} | statistics}
 
 
 def principal_directions(centred: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

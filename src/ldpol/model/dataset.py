@@ -1,5 +1,6 @@
 """What the autoencoder learns from: policies, what they did where, and how often each is drawn."""
 
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -40,6 +41,15 @@ def add_states(data: Dataset, states: np.ndarray, actions: np.ndarray) -> Datase
     seen, acted = np.array(data.states), np.array(data.actions)
     seen[:, places], acted[:, places] = states, actions
     return data.replace(states=seen, actions=acted, filled=np.asarray(places.stop, np.int32))  # type: ignore[attr-defined]
+
+
+def normaliser(data: Dataset) -> tuple[Array, Array]:
+    """Return mean and standard deviation `[O]` of the filled states, the latter at least 0.01."""
+    used = (jnp.arange(data.states.shape[1]) < data.filled)[None, :, None]
+    count = data.states.shape[0] * data.filled
+    centre = (data.states * used).sum((0, 1)) / count
+    spread = jnp.sqrt((((data.states - centre) ** 2) * used).sum((0, 1)) / count)
+    return centre, jnp.maximum(spread, 1e-2)
 
 
 def elite_weights(

@@ -96,7 +96,7 @@ def add_noise(schedule: Schedule, latent: Array, t: Array, noise: Array) -> Arra
 def diffusion_loss(
     denoise: Denoise,
     schedule: Schedule,
-    parametrisation: Parametrisation,
+    parametrisation: Parametrisation | None,
     noisy: Array,
     t: Array,
     condition: Condition,
@@ -107,14 +107,15 @@ def diffusion_loss(
     Args:
       denoise: the denoiser in training.
       schedule: the noise schedule.
-      parametrisation: whose target's squared error is meant.
+      parametrisation: whose target's squared error is meant; None: that of the clean latent itself.
       noisy: `[h, w, c]` the latent with noise.
       t: `[]` its noise level.
       condition: what it should be generated for.
       target: `[h, w, c]` the clean latent, or what it is on average.
     """
     error = denoise(noisy, t, condition) - target
-    return loss_weight(schedule, parametrisation, t) * jnp.mean(error**2)
+    weight = 1.0 if parametrisation is None else loss_weight(schedule, parametrisation, t)
+    return weight * jnp.mean(error**2)
 
 
 def guide(denoise: Denoise, scale: float | Array) -> Denoise:

@@ -49,6 +49,11 @@ def heun_step(denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: 
 STEPS: dict[str, Step] = {"ddim": ddim_step, "heun": heun_step}
 
 
+def noise_levels(schedule: Schedule, steps: int) -> Array:
+    """Return the noise levels `[steps + 1]` between the steps of the sampler, from `schedule.end` to 0."""
+    return jnp.linspace(schedule.end, 0.0, steps + 1)
+
+
 def sample(
     key: Key,
     denoise: Denoise,
@@ -75,7 +80,7 @@ def sample(
     """
     if method not in STEPS or steps < 1:
         raise ValueError(f"sampling takes method ddim or heun and steps >= 1, found {method!r} and {steps}")
-    times = jnp.linspace(schedule.end, 0.0, steps + 1)
+    times = noise_levels(schedule, steps)
     x = jax.random.normal(key, shape) * schedule.sigma(times[0])
 
     def body(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:

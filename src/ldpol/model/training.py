@@ -14,12 +14,14 @@ from ldpol.model.condition import Condition, Drop, ask, drop
 from ldpol.model.dataset import Dataset
 from ldpol.model.diffusion import (
     Parametrisation,
+    Schedule,
     add_noise,
     diffusion_loss,
     make_schedule,
     precondition,
 )
 from ldpol.model.optimiser import OptimiserConfig, TrainState, advance
+from ldpol.model.sampler import noise_levels
 from ldpol.policy import Policy, PolicyShape
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -52,6 +54,10 @@ class DiffusionLoss(NamedTuple):
       schedule: `linear`, `cosine` or `flow`.
       parametrisation: `eps`, `v` or `flow`.
       batch: latents a step.
+      visited: share of a batch at the few noise levels that the sampler visits by default; the rest is spread over all
+        levels. With four steps, it is there alone that the denoiser must be right.
+      weighting: whose squared error counts: that of the network's `target`, as published, which makes small noise count
+        most; or that of the `clean` latent, on which the next step depends, at all levels alike.
       drop_all, drop_each: probabilities of leaving all measures, or each, free.
       drop_beside, drop_quality, drop_text: probabilities of leaving all measures free where fitness or text is asked
         for, and of leaving these free.
@@ -64,6 +70,8 @@ class DiffusionLoss(NamedTuple):
     schedule: str = "flow"
     parametrisation: Parametrisation = "v"
     batch: int = 256
+    visited: float = 0.5
+    weighting: Literal["target", "clean"] = "clean"
     drop_all: float = 0.05
     drop_each: float = 0.05
     drop_beside: float = 0.6
@@ -202,9 +210,18 @@ def request(loss: DiffusionLoss, bank: LatentBank, key: Key, row: Array) -> tupl
     return drop(drop_key, ask(measures, quality, text), how), said
 
 
+def draw_levels(key: Key, schedule: Schedule, batch: int, visited: float, steps: int) -> Array:
+    """Draw noise levels `[batch]`: a share at those that a sampler of so many steps visits, the rest spread evenly."""
+    which_key, level_key, choice_key = jax.random.split(key, 3)
+    spread = jax.random.uniform(level_key, (batch,), minval=1e-3, maxval=schedule.end)
+    chosen = jax.random.choice(which_key, noise_levels(schedule, steps)[:-1], (batch,))
+    return jnp.where(jax.random.uniform(choice_key, (batch,)) < visited, chosen, spread)
+
+
 def diffusion_step(
     network: nn.Module,
     loss: DiffusionLoss,
+    steps: int,
     optimiser: OptimiserConfig,
     mesh: Mesh,
     bank: LatentBank,
@@ -216,6 +233,7 @@ def diffusion_step(
     Args:
       network: the denoising network.
       loss: what to train for.
+      steps: of the sampler, see `DiffusionLoss.visited`.
       optimiser: its settings.
       mesh: devices that share the batch.
       bank: the latents of all elites.
@@ -223,8 +241,10 @@ def diffusion_step(
       key: decides batch, noise and dropout.
 
     Raises:
-      ValueError: for an unknown target, or posterior targets without noise on the measures.
+      ValueError: for an unknown target or weighting, or posterior targets without noise on the measures.
     """
+    if loss.weighting not in ("target", "clean"):
+        raise ValueError(f"the denoiser's weighting must be target or clean, found {loss.weighting!r}")
     if loss.target not in ("sample", "posterior") or (loss.target == "posterior" and loss.noise <= 0):
         raise ValueError(
             "the denoiser's target must be sample, or posterior with noise > 0 on the measures; "
@@ -238,7 +258,7 @@ def diffusion_step(
     shape = (loss.batch, *bank.mean.shape[1:])
     clean = bank.mean[rows] + bank.deviation * jax.random.normal(posterior_key, shape)
     conditions, said = jax.vmap(partial(request, loss, bank))(jax.random.split(request_key, loss.batch), rows)
-    levels = jax.random.uniform(level_key, (loss.batch,), minval=1e-3, maxval=schedule.end)
+    levels = draw_levels(level_key, schedule, loss.batch, loss.visited, steps)
     noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))
     target = clean
     if loss.target == "posterior":
@@ -247,7 +267,7 @@ def diffusion_step(
 
     def batch_loss(params: PyTree) -> Array:
         denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]
-        one = partial(diffusion_loss, denoise, schedule, loss.parametrisation)
+        one = partial(diffusion_loss, denoise, schedule, loss.parametrisation if loss.weighting == "target" else None)
         return jax.vmap(one)(noisy, levels, conditions, target).mean()
 
     value, gradient = jax.value_and_grad(batch_loss)(state.params)

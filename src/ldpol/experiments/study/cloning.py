@@ -13,7 +13,7 @@ from ldpol.baselines.cloned import Cloned, ClonedConfig
 from ldpol.experiments import session, settings
 from ldpol.experiments.study.ground import Ground
 from ldpol.experiments.study.plan import Row
-from ldpol.model.dataset import Dataset, add_states
+from ldpol.model.dataset import Dataset, add_states, normaliser
 from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps
 from ldpol.rollout import RolloutConfig, evaluate, keep_states, over_chunks, policy_mesh
 from ldpol.types import Array, Key, PyTree
@@ -64,7 +64,7 @@ def _train(ground: Ground, row: Row, data: Dataset) -> Cloned:
     section = ground.config.train
     config, descent = _sizes(ground, row)
     init_key, train_key, dagger_key = jax.random.split(ground.key(8), 3)
-    normal = cloned.normaliser(data)
+    normal = normaliser(data)
     state = jax.jit(partial(cloned.start, config, descent))(data, init_key)
 
     @partial(jax.jit, static_argnames="steps", donate_argnums=0)

@@ -162,11 +162,14 @@ def encode(config: Config, folder: Path, trained: Archive) -> tuple[Array, Array
       Mean and standard deviation `[n, h, w, c]` of their latents.
     """
     built = settings.build(autoencoder.AutoencoderConfig, config.train.autoencoder.architecture)
-    width = trained.measures.shape[1]
-    params = autoencoder.init(trained.shape, built, width, trained.policies, jax.random.key(0))
+    start = partial(autoencoder.init, trained.shape, built, trained.measures.shape[1], trained.policies)
+    unknown = jnp.zeros(trained.shape.observation_size)
+    params = start((unknown, unknown + 1.0), jax.random.key(0))
     blank = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
     like = optimiser.start_state(settings.build(OptimiserConfig, config.train.autoencoder.optimiser), blank)
     state, _ = storage.load_state(folder / "train" / "autoencoder", like, kind="autoencoder")
+    if built.normalise:
+        params = start((state.ema["decoder"]["centre"], state.ema["decoder"]["spread"]), jax.random.key(0))
     variables = {"params": state.ema["encoder"], "projection": params["encoder"]["projection"]}
     encoder = autoencoder.Encoder(trained.shape, built)
     mean, log_variance = jax.jit(

@@ -1,0 +1,119 @@
+"""The part of the train stage that looks back: which elites does the decoder reproduce?
+
+What an elite does and what a policy decoded around it does differ, mostly in ways that a second evaluation repeats. A
+condition is answered by several elites nearby, so those whose decoded policies miss can give way to those that hit.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldpol import storage
+from ldpol.archive import Grid
+from ldpol.experiments import session
+from ldpol.experiments.settings import Config
+from ldpol.rollout import over_chunks, policy_mesh
+from ldpol.types import Array, Behaviour, Key, Params, PyTree
+
+Decode = Callable[[Array, Array], Params]
+"""`(latents [B, h, w, c], measures [B, M]) -> policies`, compiled."""
+Play = Callable[[PyTree, Key], Behaviour]
+"""`(policies, keys) -> Behaviour [B]`, compiled."""
+
+
+def play_draws(
+    config: Config,
+    posterior: tuple[Array, Array],
+    measures: Array,
+    decode: Decode,
+    play: Play,
+    grid: Grid,
+    key: Key,
+    folder: Path,
+    about: Mapping[str, Any],
+    done: Callable[[int, dict[str, float]], object],
+) -> np.ndarray:
+    """Decode draws around every elite and play them; every round is kept.
+
+    Args:
+      config: the whole config.
+      posterior: mean and standard deviation `[N, h, w, c]` of the elites' latents.
+      measures: `[N, M]` what the elites do, scaled to [0, 1].
+      decode: the decoder, as it is going to be stored.
+      play: plays policies as the evaluation does.
+      grid: of the archive.
+      key: decides the draws and the episodes.
+      folder: where rounds are kept.
+      about: what they depend on.
+      done: called after each round with its number and with the mean distance by which its policies missed.
+
+    Returns:
+      `[N]` mean distance from what an elite does to what its draws do; zeros without rounds.
+
+    Raises:
+      ConfigError: if a kept round depends on something else.
+    """
+    rounds = config.train.verify.rounds
+    missed = np.zeros((max(rounds, 1), len(measures)), np.float32)
+    for number in range(rounds):
+        path = folder / f"verify-{number}"
+        if storage.exists(path):
+            arrays, found = storage.load(path, kind="verify")
+            session.check_equal(found, about, path)
+        else:
+            title = f"train: rollouts of decoded policies, to verify ({number + 1}/{rounds})"
+            arrays = _round(config, posterior, measures, decode, play, grid, jax.random.fold_in(key, number), title)
+            storage.save(path, arrays, kind="verify", about=dict(about))
+            done(number + 1, {"missed": float(arrays["missed"].mean())})
+        missed[number] = arrays["missed"]
+    return missed.mean(0)
+
+
+def _round(
+    config: Config,
+    posterior: tuple[Array, Array],
+    measures: Array,
+    decode: Decode,
+    play: Play,
+    grid: Grid,
+    key: Key,
+    title: str,
+) -> dict[str, np.ndarray]:
+    """Play one draw around every elite."""
+    latent_key, told_key, play_key = jax.random.split(key, 3)
+    mean, deviation = posterior
+    noise = config.train.autoencoder.loss.noise
+    latents = mean + deviation * jax.random.normal(latent_key, mean.shape)
+    told = measures + noise * jax.random.normal(told_key, measures.shape)
+    with session.progress(title, len(told), unit="policy") as bar:
+        behaviour = over_chunks(
+            lambda rows, keys: play(decode(*rows), keys),
+            (latents, told),
+            play_key,
+            size=config.rollout.chunk,
+            mesh=policy_mesh(),
+            done=bar.update,
+        )
+    reached = np.asarray(grid.scaled(behaviour.score.measures))
+    return {"missed": np.linalg.norm(reached - np.asarray(told), axis=-1).astype(np.float32)}
+
+
+def trust(missed: np.ndarray, tolerance: float) -> np.ndarray:
+    """Say how much elites are to be trusted whose draws miss by so much, `[N]` with mean 1.
+
+    A Gaussian of the miss in multiples of the median miss, so that it means the same on every grid.
+
+    Args:
+      missed: `[N]` distances.
+      tolerance: standard deviation of the Gaussian, in median misses.
+
+    Raises:
+      ValueError: if the tolerance is not positive.
+    """
+    if tolerance <= 0:
+        raise ValueError(f"the tolerance of verified elites must be positive, found {tolerance:g}")
+    share = np.exp(-0.5 * (missed / max(tolerance * float(np.median(missed)), 1e-6)) ** 2)
+    return (share / share.mean()).astype(np.float32)
