@@ -1,4 +1,4 @@
-from functools import cache
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_ne
 from ldpol.model.encoder import halve, neighbourhoods, split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
 from ldpol.model.training import action_error
-from ldpol.policy import PolicyShape, unfold_normaliser
+from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
 
 SHAPE = PolicyShape(5, 2, (6, 6))
 NORMALISER = (jnp.linspace(-1.0, 2.0, 5), jnp.array([0.01, 0.3, 1.0, 4.0, 90.0]))
@@ -170,6 +170,29 @@ def test_warm_started_basis_spans_the_archive():
         found, *_ = np.linalg.lstsq(basis.T, rows.T, rcond=None)
         np.testing.assert_allclose(basis.T @ found, rows.T, atol=1e-4)
         np.testing.assert_allclose((found**2).mean(1), 1.0, rtol=1e-2)  # scaled: coefficients of unit variance
+
+
+def test_units_of_observations_do_not_matter():
+    """The same policies on observations in other units and from other zeros: the same latents, the same behaviour."""
+    scale, shift = jnp.array([1e-3, 1.0, 7.0, 300.0, 0.1]), jnp.array([0.0, -2.0, 50.0, 1.0, 0.3])
+    archive, params = started(BASIS)
+    elsewhere = jax.vmap(fold_normaliser, (0, None, None))(archive, shift, scale)  # acts on scale * o + shift
+    centre, spread = NORMALISER
+    normaliser = (scale * centre + shift, scale * spread)
+    others = autoencoder.init(SHAPE, BASIS, 2, elsewhere, normaliser, jax.random.key(0))
+    seen = centre + spread * jax.random.normal(jax.random.key(1), (20, 5))
+
+    @jax.jit
+    def behave(params, policies, observations):
+        mean, _ = jax.vmap(partial(Encoder(SHAPE, BASIS).apply, params["encoder"]))(policies)
+        one = lambda latent: Decoder(SHAPE, BASIS).apply({"params": params["decoder"]}, latent, ask(jnp.full(2, 0.5)))  # noqa: E731
+        return mean, jax.vmap(SHAPE.module().apply, (0, None))(jax.vmap(one)(mean), observations)
+
+    means, actions = behave(params, archive, seen)
+    assert np.std(means) > 1e-3 and np.std(actions) > 0.1
+    other_means, other_actions = behave(others, elsewhere, scale * seen + shift)
+    np.testing.assert_allclose(other_means, means, atol=1e-4)
+    np.testing.assert_allclose(other_actions, actions, atol=2e-3)
 
 
 @pytest.mark.parametrize("config", [BASIS, MATRIX], ids=["basis", "matrix"])
