@@ -48,7 +48,7 @@ def play_draws(
       key: decides the draws and the episodes.
       folder: where rounds are kept.
       about: what they depend on.
-      done: called after each round with its number and with the mean distance by which its policies missed.
+      done: called after each round, kept or new, with its number and the mean distance by which its policies missed.
 
     Returns:
       `[N]` mean distance from what an elite does to what its draws do; zeros without rounds.
@@ -67,8 +67,8 @@ def play_draws(
             title = f"train: rollouts of decoded policies, to verify ({number + 1}/{rounds})"
             arrays = _round(config, posterior, measures, decode, play, grid, jax.random.fold_in(key, number), title)
             storage.save(path, arrays, kind="verify", about=dict(about))
-            done(number + 1, {"missed": float(arrays["missed"].mean())})
         missed[number] = arrays["missed"]
+        done(number + 1, {"missed": float(missed[number].mean())})
     return missed.mean(0)
 
 
