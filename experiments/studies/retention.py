@@ -54,6 +54,12 @@ def ours() -> dict[str, ConfigDict]:
         "rank_12_int8": row("ours", parent="rank_12", precision="int8"),
         # Conditions blurred by a third of a cell of ant's grid, as the default does by a third of walker2d's.
         "blurred": row("ours", overrides=("train.autoencoder.loss.noise=0.05", "train.denoiser.loss.noise=0.05")),
+        # What the defaults have that these lack: see "What is different from the paper" in the README.
+        "raw_observations": row("ours", overrides=("train.autoencoder.architecture.normalise=False",)),
+        "unverified": row("ours", overrides=("train.verify.rounds=0",)),
+        "all_levels": row(
+            "ours", overrides=("train.denoiser.loss.visited=0.0", "train.denoiser.loss.weighting=target")
+        ),
         "unet": row("ours", overrides=UNET),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
