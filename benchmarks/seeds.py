@@ -46,7 +46,11 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
         sections = [run[path[0]] if path else run for run in runs]
         table[title] = {name: interval([section[name] for section in sections]) for name in COLUMNS if all(sections)}
     single = {name: interval([run[name] for run in runs]) for name in SINGLE}
-    return {"rows": table, "single": single, "suites": across([{name: run[name] for name in SUITES} for run in runs])}
+    return {
+        "rows": table,
+        "single": single,
+        "suites": across([{name: run[name] for name in SUITES if name in run} for run in runs]),
+    }
 
 
 def markdown(summary: dict[str, Any]) -> str:
