@@ -171,7 +171,7 @@ def test_the_report_is_one_page(run):
 
 def test_curves_are_kept(run):
     phases = {row["phase"] for row in storage.read_json(run / "train" / "history.json")}
-    assert phases == {"autoencoder", "reader", "diffusion"}
+    assert phases == {"autoencoder", "reader", "verify", "diffusion"}
     assert [row["iteration"] for row in storage.read_json(run / "archive" / "history.json")] == [1, 2, 3, 4]
     for folder in ("archive", "train"):
         assert list((run / folder / "tensorboard").glob("events*"))
@@ -224,6 +224,9 @@ def test_kill_train(run, tmp_path):
     assert not (tmp_path / "train" / "metrics.json").exists()
     succeed("train", tmp_path)
     same_arrays(tmp_path / "train" / "data", run / "train" / "data", "dataset")
+    histories = [storage.read_json(folder / "train" / "history.json") for folder in (tmp_path, run)]
+    resumed, whole = ([(row["phase"], row["step"]) for row in history] for history in histories)
+    assert resumed == whole
     assert storage.digest(tmp_path / "model") == storage.digest(run / "model")
 
 
