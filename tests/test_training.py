@@ -104,6 +104,11 @@ def test_two_devices_train_as_one(data, one_device, mesh):
     _, metrics_one = run_one(state, key, steps=5)
     _, metrics_two = run_two(state, key, steps=5)
     np.testing.assert_allclose(numbers(metrics_one), numbers(metrics_two), rtol=1e-4)
+    # On raw observations no gradient of these parameters is noise about zero.
+    raw = CONFIG._replace(normalise=False)
+    (run_one, state), (run_two, _) = (prepare(data, raw, mesh=where) for where in (one_device, mesh))
+    one, two = run_one(state, key, steps=5)[0], run_two(state, key, steps=5)[0]
+    np.testing.assert_allclose(numbers(one.params), numbers(two.params), atol=2e-4)
 
 
 def test_states_beyond_the_filled_ones_are_never_seen(data, one_device):

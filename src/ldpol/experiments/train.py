@@ -269,10 +269,9 @@ class _Stage:
     def _dagger(self, archive: Archive, params: PyTree, data: Dataset, key: Key) -> Dataset:
         """Add what decoded policies see, with what their teachers would do there (Ross et al. 2011)."""
         latent_key, label_key, play_key = jax.random.split(key, 3)
-        mean, deviation = self.encode(params, archive)
-        latents = mean + deviation * jax.random.normal(latent_key, mean.shape)
-        noise = self.config.autoencoder.loss.noise * jax.random.normal(label_key, data.measures.shape)
-        students = self.decode(params, latents, data.measures + noise)
+        noise = self.config.autoencoder.loss.noise
+        given = autoencoder.draw_around(self.encode(params, archive), data.measures, noise, latent_key, label_key)
+        students = self.decode(params, *given)
         title = f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
         states = self._rollouts(students, play_key, title)
         longer = add_states(data, states, self._act(archive.policies, states))

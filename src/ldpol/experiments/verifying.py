@@ -15,6 +15,7 @@ from ldpol import storage
 from ldpol.archive import Grid
 from ldpol.experiments import session
 from ldpol.experiments.settings import Config
+from ldpol.model.autoencoder import draw_around
 from ldpol.rollout import over_chunks, policy_mesh
 from ldpol.types import Array, Behaviour, Key, Params, PyTree
 
@@ -51,7 +52,7 @@ def play_draws(
       done: called after each round, kept or new, with its number and the mean distance by which its policies missed.
 
     Returns:
-      `[N]` mean distance from what an elite does to what its draws do; zeros without rounds.
+      `[N]` mean distance from what the decoder was told for an elite to what its policies did; zeros without rounds.
 
     Raises:
       ConfigError: if a kept round depends on something else.
@@ -64,41 +65,24 @@ def play_draws(
             arrays, found = storage.load(path, kind="verify")
             session.check_equal(found, about, path)
         else:
+            latent_key, told_key, play_key = jax.random.split(jax.random.fold_in(key, number), 3)
+            drawn = draw_around(posterior, measures, config.train.autoencoder.loss.noise, latent_key, told_key)
             title = f"train: rollouts of decoded policies, to verify ({number + 1}/{rounds})"
-            arrays = _round(config, posterior, measures, decode, play, grid, jax.random.fold_in(key, number), title)
+            with session.progress(title, len(measures), unit="policy") as bar:
+                behaviour = over_chunks(
+                    lambda rows, keys: play(decode(*rows), keys),
+                    drawn,
+                    play_key,
+                    size=config.rollout.chunk,
+                    mesh=policy_mesh(),
+                    done=bar.update,
+                )
+            away = np.asarray(grid.scaled(behaviour.score.measures)) - np.asarray(drawn[1])
+            arrays = {"missed": np.linalg.norm(away, axis=-1).astype(np.float32)}
             storage.save(path, arrays, kind="verify", about=dict(about))
         missed[number] = arrays["missed"]
         done(number + 1, {"missed": float(missed[number].mean())})
     return missed.mean(0)
-
-
-def _round(
-    config: Config,
-    posterior: tuple[Array, Array],
-    measures: Array,
-    decode: Decode,
-    play: Play,
-    grid: Grid,
-    key: Key,
-    title: str,
-) -> dict[str, np.ndarray]:
-    """Play one draw around every elite."""
-    latent_key, told_key, play_key = jax.random.split(key, 3)
-    mean, deviation = posterior
-    noise = config.train.autoencoder.loss.noise
-    latents = mean + deviation * jax.random.normal(latent_key, mean.shape)
-    told = measures + noise * jax.random.normal(told_key, measures.shape)
-    with session.progress(title, len(told), unit="policy") as bar:
-        behaviour = over_chunks(
-            lambda rows, keys: play(decode(*rows), keys),
-            (latents, told),
-            play_key,
-            size=config.rollout.chunk,
-            mesh=policy_mesh(),
-            done=bar.update,
-        )
-    reached = np.asarray(grid.scaled(behaviour.score.measures))
-    return {"missed": np.linalg.norm(reached - np.asarray(told), axis=-1).astype(np.float32)}
 
 
 def trust(missed: np.ndarray, tolerance: float) -> np.ndarray:

@@ -195,6 +195,22 @@ def principal_directions(centred: np.ndarray, count: int) -> tuple[np.ndarray, n
     return directions, scales
 
 
+def draw_around(
+    posterior: tuple[Array, Array], measures: Array, noise: float, latent_key: Key, measure_key: Key
+) -> tuple[Array, Array]:
+    """Draw what a decoder is given for policies: latents from their posteriors, and measures that are not quite theirs.
+
+    Args:
+      posterior: mean and standard deviation `[..., h, w, c]` of the latents.
+      measures: `[..., M]`.
+      noise: standard deviation of the noise on them.
+      latent_key, measure_key: decide the two.
+    """
+    mean, deviation = posterior
+    latent = mean + deviation * jax.random.normal(latent_key, mean.shape)
+    return latent, measures + noise * jax.random.normal(measure_key, measures.shape)
+
+
 def kl_divergence(mean: Array, log_variance: Array) -> Array:
     """Return KL(N(mean, exp(log_variance)) || N(0, 1)), summed over the latent, in nats."""
     return 0.5 * jnp.sum(jnp.exp(log_variance) + mean**2 - 1.0 - log_variance)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence
+from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, draw_around, kl_divergence
 from ldpol.model.bank import LatentBank, Spread, posterior_mean
 from ldpol.model.condition import Condition, Drop, ask, drop
 from ldpol.model.dataset import Dataset
@@ -131,8 +131,8 @@ def autoencoder_loss(
     variables = {"params": params["encoder"], "projection": projection}
     moments: Any = Encoder(shape, config).apply(variables, policy)
     mean, log_variance = moments
-    latent = mean + jnp.exp(0.5 * log_variance) * jax.random.normal(noise_key, mean.shape)
-    seen = measures + loss.noise * jax.random.normal(label_key, measures.shape)
+    posterior = (mean, jnp.exp(0.5 * log_variance))
+    latent, seen = draw_around(posterior, measures, loss.noise, noise_key, label_key)
     decoder = params["decoder"]
     if loss.kind == "parameters":
         # The mean and std that standardise are statistics, not weights.
