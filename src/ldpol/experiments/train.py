@@ -156,7 +156,7 @@ class _Stage:
         device = settings.build(RolloutConfig, config.rollout.device)
         decoder = autoencoder.Decoder(self.shape, self.autoencoder)
         decode_one = lambda p, latent, wanted: decoder.apply({"params": p}, latent, ask(wanted))  # noqa: E731
-        self.decoding = jax.jit(jax.vmap(decode_one, (None, 0, 0)))
+        self.decode = jax.jit(jax.vmap(decode_one, (None, 0, 0)))
         recorder = keep_states(self.task, self.config.collect.states)
         # One program serves teachers and decoded policies alike: compiling the physics takes longer than running it.
         self.play = jax.jit(
@@ -271,7 +271,7 @@ class _Stage:
         latent_key, label_key, play_key = jax.random.split(key, 3)
         noise = self.config.autoencoder.loss.noise
         given = autoencoder.draw_around(self.encode(params, archive), data.measures, noise, latent_key, label_key)
-        students = self.decode(params, *given)
+        students = self.decode(params["decoder"], *given)
         title = f"train: rollouts of decoded policies (DAgger {self.rounds + 1})"
         states = self._rollouts(students, play_key, title)
         longer = add_states(data, states, self._act(archive.policies, states))
@@ -290,13 +290,9 @@ class _Stage:
         mean, log_variance = encode(params["encoder"], archive.policies)
         return mean, jnp.exp(0.5 * log_variance)
 
-    def decode(self, params: PyTree, latents: Array, measures: Array) -> Params:
-        """Decode N latents under their measures `[N, M]` in [0, 1]."""
-        return self.decoding(params["decoder"], latents, measures)
-
     def verify(self, params: PyTree, posterior: tuple[Array, Array], measures: Array, key: Key) -> Array:
         """Play policies decoded around the elites, and say `[N]` how much each elite is to be trusted."""
-        stored = expand(compress({"decoder": params["decoder"]}, self.config.precision))
+        stored = expand(compress(params["decoder"], self.config.precision))
         missed = verifying.play_draws(
             self.whole,
             posterior,
