@@ -23,7 +23,10 @@ ROWS = {
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
 
 
-SUITES = ("guidance", "composition", "free", "language", "quality", "sequencing", "cutout", "suite_seconds")
+SUITES = (
+    *("guidance", "composition", "free", "language", "quality", "sequencing", "cutout", "steadiness"),
+    "suite_seconds",
+)
 WAYS = ("generated", "nearest_elite", "lookahead")
 
 
@@ -101,7 +104,11 @@ def suites_markdown(suites: dict[str, Any]) -> str:
         lines += table(("sequences", "survival", "MEM", "fitness"), rows)
         spoken = sequencing.get("language", {})
         lines += [f"from sentences, {way}: survival {show(one['survival']['value'])}" for way, one in spoken.items()]
-    for name in ("composition", "free", "cutout", "suite_seconds"):
+    if steadiness := suites.get("steadiness"):
+        names = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem")
+        rows = [(f"{row['episodes']['mean']:g}", [row[name] for name in names]) for row in steadiness["rows"]]
+        lines += table(("episodes", "reward", "coverage", "QD score", "MEM"), rows)
+    for name in ("composition", "free", "cutout", "steadiness", "suite_seconds"):
         flat = {key: value for key, value in suites.get(name, {}).items() if "mean" in value}
         lines += [f"{name}, {key}: {show(value)}" for key, value in flat.items()]
     for name, part in suites.get("composition", {}).items():

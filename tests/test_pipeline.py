@@ -136,7 +136,7 @@ def test_metrics_hold_what_was_promised(run):
 def test_metrics_of_the_suites(run):
     metrics = storage.read_json(run / "eval" / "metrics.json")
     assert list(metrics["suite_seconds"]) == [
-        *("reconstruction", "guidance", "composition", "language", "sequencing", "cutout")
+        *("reconstruction", "guidance", "composition", "language", "sequencing", "cutout", "steadiness")
     ]
     language = metrics["language"]
     assert {"train", "held_out", "train_satisfaction", "held_out_satisfaction", "ceiling", "chance"} <= set(language)
@@ -149,6 +149,7 @@ def test_metrics_of_the_suites(run):
         assert {"survival", "mem", "fitness"} <= set(metrics["sequencing"][way])
     if metrics["cutout"]:  # a smoke archive may have no elite in the box
         assert {"cells", "reached", "reached_by_nearest", "mem", "reward_ratio"} <= set(metrics["cutout"])
+    assert [row["episodes"] for row in metrics["steadiness"]["rows"]] == [2, 4]
 
 
 def test_training_used_what_was_not_held_out(run):
@@ -186,7 +187,7 @@ def test_a_finished_stage_does_nothing_again(run):
         assert "already done" in succeed(stage, run)
         assert digest() == before
     before = storage.read_json(run / "eval" / "metrics.json")
-    passes = 5 + 1 + 2 + 3 + 3 + 2 * bool(before["cutout"])  # of the suites in order
+    passes = 5 + 1 + 2 + 3 + 3 + 2 * bool(before["cutout"]) + 3  # of the suites in order
     assert succeed("evaluate", run).count("already done") == passes
     assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
 

@@ -134,6 +134,10 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             **{"cells": 25, "reached": 17, "reached_by_nearest": 6, "reached_by_originals": 9, "originals": 11},
             **{"draws": 10, "mem": 0.07, "mem_nearest": 0.05, "reward_ratio": 0.91, "reward_ratio_nearest": 0.97},
         },
+        "steadiness": {
+            **{"plays": 2, "repeat_elites": 0.03, "repeat_generated": 0.026},
+            "rows": [ratios | {"episodes": 10, "qd_ratio": 0.9, "cells_elites": 932.5, "cells_generated": 885.0}],
+        },
     }
     random = np.random.default_rng(1)
     traces = {"targets": np.array([[0.2, np.nan], [0.7, 0.4]])}

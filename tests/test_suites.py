@@ -16,12 +16,12 @@ from ldpol import storage
 from ldpol.archive import Archive, Grid
 from ldpol.evaluation.choosing import first, from_archive, from_generator
 from ldpol.evaluation.metrics import action_distance
-from ldpol.evaluation.reconstruction import score_generated, score_policies
+from ldpol.evaluation.reconstruction import sample_policies, score_generated, score_policies
 from ldpol.evaluation.sequencing import play_sequences
 from ldpol.experiments import evaluate, passes, session
 from ldpol.experiments.reading import grammar_of
 from ldpol.experiments.settings import ConfigError, load_config
-from ldpol.experiments.suites import composition, cutout, guidance, language, sequencing
+from ldpol.experiments.suites import composition, cutout, guidance, language, sequencing, steadiness
 from ldpol.experiments.suites.context import Context, renumber
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
@@ -129,6 +129,24 @@ def test_cutout(context):
 def test_cutout_without_a_box(context):
     assert cutout.run(dataclasses.replace(context, box=((), ()))) == {"cutout": {}}
     assert cutout.run(dataclasses.replace(context, kind=np.zeros(ELITES, int))) == {"cutout": {}}
+
+
+def test_steadiness(context):
+    """Every play is of the same policies; the elites' first is the reference."""
+    found = steadiness.run(context)["steadiness"]
+    assert [row["episodes"] for row in found["rows"]] == [2, 4]
+    key, wanted = context.key(30), context.reference.measures
+    draws = renumber(context.key(31), jnp.arange(ELITES))
+    policies = sample_policies(context.generator.sample, wanted, draws)
+    plays = []
+    for number in range(2):
+        keys = renumber(jax.random.fold_in(jax.random.fold_in(key, number), 1), jnp.arange(ELITES))
+        plays.append(score_policies(context.task, SHAPE.apply, policies, keys, episodes=2).score.measures)
+    moved = np.linalg.norm(plays[0] - plays[1], axis=-1).mean()
+    assert found["repeat_generated"] == pytest.approx(float(moved), abs=1e-5) and moved > 0
+    away = np.linalg.norm((plays[0] + plays[1]) / 2 - wanted, axis=-1).mean()
+    assert found["rows"][1]["mem"] == pytest.approx(float(away), abs=1e-5)
+    json.dumps(found, allow_nan=False)
 
 
 def test_sequencing(context):
@@ -251,6 +269,7 @@ def test_settings_of_passes(context, config):
         ("eval.guidance.scales=()", "eval.guidance.scales is empty"),
         ("eval.composition.conditions=0", "eval.composition.conditions must be at least 1"),
         ("eval.cutout.draws=0", "eval.cutout.draws must be at least 1"),
+        ("eval.steadiness.plays=1", "eval.steadiness.plays must be at least 2"),
         ("eval.sequencing.look_ahead_episodes=3", "must be at most episodes = 2"),
         ("eval.sequencing.segments=7", "does not split into 7 equal segments"),
         ("eval.sequencing.settle=25", "settle must be at least 0 and less than the 25 steps"),

@@ -101,7 +101,7 @@ def base(task: str) -> Config:
     )
     config.eval = ConfigDict(
         {
-            # Also guidance, composition, language, sequencing and cutout, which take minutes more.
+            # Also guidance, composition, language, sequencing, cutout and steadiness, which take minutes more.
             "suites": ("reconstruction",),
             "episodes": 10,  # a policy, in all suites but sequencing
             "unseen": 512,
@@ -130,6 +130,7 @@ def base(task: str) -> Config:
             },
             "language": {"elites": 256, "ranks": 5, "draws": 51, "examples": 6},
             "cutout": {"draws": 10},  # policies a cell of the box
+            "steadiness": {"plays": 4},  # of `episodes` each, of elites and of the policies generated for them
         }
     )
     return config
@@ -165,7 +166,8 @@ def vary(config: Config, variant: str) -> Config:
 
 def _smoke(config: Config) -> None:
     """Everything once, in about a minute; the numbers mean nothing."""
-    config.eval.suites = ("reconstruction", "guidance", "composition", "language", "sequencing", "cutout")
+    names = ("reconstruction", "guidance", "composition", "language", "sequencing", "cutout", "steadiness")
+    config.eval.suites = names
     config.task.episode_length = 50
     config.policy.hidden = (16, 16)
     config.rollout.chunk = 64
@@ -196,6 +198,7 @@ def _smoke(config: Config) -> None:
         sequences=4, segments=2, episodes=2, settle=5, candidates=(1, 2), horizon=30, look_ahead_episodes=1, chunk=8
     )
     config.eval.cutout.draws = 1
+    config.eval.steadiness.plays = 2
 
 
 def _accelerator(config: Config) -> None:

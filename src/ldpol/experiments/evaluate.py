@@ -8,7 +8,7 @@ from typing import Any
 from ldpol import storage
 from ldpol.experiments import session, settings
 from ldpol.experiments.settings import Config
-from ldpol.experiments.suites import composition, cutout, guidance, language, reconstruction, sequencing
+from ldpol.experiments.suites import composition, cutout, guidance, language, reconstruction, sequencing, steadiness
 from ldpol.experiments.suites.context import Context, at_least, open_run
 
 SUITES: dict[str, ModuleType] = {
@@ -18,6 +18,7 @@ SUITES: dict[str, ModuleType] = {
     "language": language,
     "sequencing": sequencing,
     "cutout": cutout,
+    "steadiness": steadiness,
 }
 """Each has `NEEDS`, the keys of `config.eval` it depends on, `check(config, task)` and `run(context) -> metrics`."""
 

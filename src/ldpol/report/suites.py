@@ -40,6 +40,7 @@ def sections(metrics: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]
         ("Fitness on demand", metrics.get("quality"), quality, ()),
         ("Sequences of behaviours", metrics.get("sequencing"), sequencing, ("sequences", "sequence_traces")),
         ("The box that was cut out", metrics.get("cutout"), cutout, ()),
+        ("Steadiness", metrics.get("steadiness"), steadiness, ()),
     )
     html = []
     for title, values, write, figures in parts:
@@ -165,3 +166,30 @@ def cutout(metrics: Mapping[str, Any]) -> str:
         for name, note, style, a, b, c in rows
     )
     return table(columns, body)
+
+
+def steadiness(metrics: Mapping[str, Any]) -> str:
+    """One row for every number of episodes that are averaged, and a sentence."""
+    found = metrics["steadiness"]
+    columns = head(
+        ("Reward", "% of the elites"),
+        ("Coverage", "% of the elites"),
+        ("QD score", "% of the elites"),
+        ("Target error", "MEM"),
+    )
+    body = "".join(
+        row(
+            f"{one['episodes']} episodes",
+            f"cells: elites {count(one.get('cells_elites'))}, generated {count(one.get('cells_generated'))}",
+            "sub" if i else "main",
+            [percent(one.get(name)) for name in ("reward_ratio", "coverage_ratio", "qd_ratio")],
+            (number(one.get("mem")),),
+        )
+        for i, one in enumerate(found["rows"])
+    )
+    said = (
+        f"Played twice, elites move by {number(found.get('repeat_elites'))} in measures and generated policies by "
+        f"{number(found.get('repeat_generated'))}. Noise scatters equal behaviours over several cells, so the noisier "
+        "fill more of them until enough episodes are averaged."
+    )
+    return f"<p>{said}</p>{table(columns, body)}"

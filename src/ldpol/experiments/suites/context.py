@@ -36,7 +36,8 @@ def plainly(model: PolicyGenerator, key: Key, measures: Array) -> Params:
 
 
 @functools.cache
-def _drawing(sample: Sample) -> Callable[[PolicyGenerator, PyTree, Key], Params]:
+def drawing(sample: Sample) -> Callable[[PolicyGenerator, PyTree, Key], Params]:
+    """Return the compiled `(generator, requests, keys) -> policies`, one policy a request, split over the devices."""
     # The generator is an argument, not a constant of the program: the program then fits any generator.
     return jax.jit(
         lambda model, requests, keys: sample_policies(lambda key, one: sample(model, key, one), requests, keys),
@@ -106,7 +107,7 @@ class Context:
           pairs: whether requests are dicts whose `pair` `[]` numbers them; then rows of one number share their random
             numbers, for sampling and for playing, whatever else they ask for.
         """
-        draw = _drawing(sample)
+        draw = drawing(sample)
 
         def program(requests: PyTree, keys: Key) -> Behaviour:
             if pairs:
