@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from ldpol.archive import Grid
-from ldpol.experiments import defaults, verifying
-from ldpol.experiments.settings import ConfigError
+from ldpol.experiments import defaults, session, verifying
 from ldpol.types import Behaviour, Score
 
 GRID = Grid((10, 10), (0.0, 0.0), (2.0, 2.0))
@@ -43,7 +42,17 @@ def play(policies, keys):
 
 def verify(config, folder, about=None, done=lambda number, found: None, key=0, play=play):
     return verifying.play_draws(
-        config, POSTERIOR, MEASURES, decode, play, GRID, jax.random.key(key), folder, about or {"a": 1}, done
+        config,
+        POSTERIOR,
+        MEASURES,
+        decode,
+        play,
+        GRID,
+        jax.random.key(key),
+        folder,
+        about or {"a": 1},
+        session.Timer(),
+        done,
     )
 
 
@@ -71,10 +80,18 @@ def test_kept_rounds_are_not_played_again(config, tmp_path):
     assert not np.array_equal(verify(config, tmp_path / "other", key=1), whole)
 
 
-def test_rounds_of_another_decoder_are_refused(config, tmp_path):
-    verify(config, tmp_path)
-    with pytest.raises(ConfigError, match=r"verify-0 was made with other settings \(a"):
-        verify(config, tmp_path, about={"a": 2})
+def test_rounds_of_another_decoder_are_played_again(config, tmp_path):
+    played = []
+
+    def watched(policies, keys):
+        played.append(len(keys))
+        return play(policies, keys)
+
+    verify(config, tmp_path, play=watched)
+    verify(config, tmp_path, play=watched)
+    assert sum(played) == 2 * 16  # two rounds of two chunks
+    verify(config, tmp_path, about={"a": 2}, play=watched)
+    assert sum(played) == 4 * 16
 
 
 def test_without_rounds_all_elites_are_trusted_alike(config, tmp_path):

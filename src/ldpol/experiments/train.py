@@ -303,6 +303,7 @@ class _Stage:
             key,
             self.folder,
             self.about | {"episodes": self.whole.eval.episodes},
+            self.log.timer,
             partial(self.log.add, "verify"),
         )
         return jnp.asarray(verifying.trust(missed, self.config.verify.tolerance))

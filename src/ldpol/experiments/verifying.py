@@ -11,13 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldpol import storage
 from ldpol.archive import Grid
-from ldpol.experiments import session
+from ldpol.experiments import passes, session
 from ldpol.experiments.settings import Config
 from ldpol.model.autoencoder import draw_around
-from ldpol.rollout import over_chunks, policy_mesh
-from ldpol.types import Array, Behaviour, Key, Params, PyTree
+from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
 
 Decode = Callable[[Array, Array], Params]
 """`(latents [B, h, w, c], measures [B, M]) -> policies`, compiled."""
@@ -35,6 +33,7 @@ def play_draws(
     key: Key,
     folder: Path,
     about: Mapping[str, Any],
+    timer: session.Timer,
     done: Callable[[int, dict[str, float]], object],
 ) -> np.ndarray:
     """Decode draws around every elite and play them; every round is kept.
@@ -48,39 +47,31 @@ def play_draws(
       grid: of the archive.
       key: decides the draws and the episodes.
       folder: where rounds are kept.
-      about: what they depend on.
+      about: what they depend on; rounds of anything else are played again.
+      timer: of the stage.
       done: called after each round, kept or new, with its number and the mean distance by which its policies missed.
 
     Returns:
       `[N]` mean distance from what the decoder was told for an elite to what its policies did; zeros without rounds.
-
-    Raises:
-      ConfigError: if a kept round depends on something else.
     """
     rounds = config.train.verify.rounds
     missed = np.zeros((max(rounds, 1), len(measures)), np.float32)
     for number in range(rounds):
-        path = folder / f"verify-{number}"
-        if storage.exists(path):
-            arrays, found = storage.load(path, kind="verify")
-            session.check_equal(found, about, path)
-        else:
-            latent_key, told_key, play_key = jax.random.split(jax.random.fold_in(key, number), 3)
-            drawn = draw_around(posterior, measures, config.train.autoencoder.loss.noise, latent_key, told_key)
-            title = f"train: rollouts of decoded policies, to verify ({number + 1}/{rounds})"
-            with session.progress(title, len(measures), unit="policy") as bar:
-                behaviour = over_chunks(
-                    lambda rows, keys: play(decode(*rows), keys),
-                    drawn,
-                    play_key,
-                    size=config.rollout.chunk,
-                    mesh=policy_mesh(),
-                    done=bar.update,
-                )
-            away = np.asarray(grid.scaled(behaviour.score.measures)) - np.asarray(drawn[1])
-            arrays = {"missed": np.linalg.norm(away, axis=-1).astype(np.float32)}
-            storage.save(path, arrays, kind="verify", about=dict(about))
-        missed[number] = arrays["missed"]
+        latent_key, told_key, play_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        drawn = draw_around(posterior, measures, config.train.autoencoder.loss.noise, latent_key, told_key)
+        score = passes.run(
+            config,
+            folder / f"verify-{number}",
+            f"train: rollouts of decoded policies, to verify ({number + 1}/{rounds})",
+            lambda rows, keys: play(decode(*rows), keys).score,
+            drawn,
+            play_key,
+            dict(about),
+            timer,
+            restore=lambda arrays: Score(**arrays),
+        )
+        away = np.asarray(grid.scaled(score.measures)) - np.asarray(drawn[1])
+        missed[number] = np.linalg.norm(away, axis=-1)
         done(number + 1, {"missed": float(missed[number].mean())})
     return missed.mean(0)
 
