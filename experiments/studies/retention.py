@@ -26,6 +26,7 @@ def denoiser(**settings: object) -> tuple[str, ...]:
 
 SMALL_DENOISER = denoiser(hidden=64, embedding=64, joint=128)
 TINY_DENOISER = denoiser(hidden=40, embedding=40, joint=96)
+LEAST_DENOISER = denoiser(hidden=24, embedding=24, joint=64)
 UNET = denoiser(**SMALL_UNET)
 
 
@@ -43,6 +44,7 @@ def published(width: int) -> tuple[str, ...]:
 
 def ours() -> dict[str, ConfigDict]:
     small = ("train.autoencoder.architecture.context=64", "train.autoencoder.architecture.hidden=16")
+    least = ("train.autoencoder.architecture.context=32", "train.autoencoder.architecture.hidden=8")
     rows = {
         "ours": row("ours"),
         "guidance_half": row("ours", parent="ours", guidance=0.5),
@@ -68,6 +70,8 @@ def ours() -> dict[str, ConfigDict]:
         "rank_6_small_int8": row("ours", parent="rank_6_small", precision="int8"),
         "rank_6_tiny": row("ours", overrides=rank(6, *small, *TINY_DENOISER)),
         "rank_6_tiny_int8": row("ours", parent="rank_6_tiny", precision="int8"),
+        "rank_3_least": row("ours", overrides=rank(3, *least, *LEAST_DENOISER)),
+        "rank_3_least_int8": row("ours", parent="rank_3_least", precision="int8"),
     }
     return rows
 
