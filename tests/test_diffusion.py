@@ -15,7 +15,7 @@ from ldpol.model.diffusion import (
     make_schedule,
     precondition,
 )
-from ldpol.model.sampler import sample
+from ldpol.model.sampler import ancestral_step, sample
 
 SCHEDULES = ("linear", "cosine", "flow")
 PARAMETRISATIONS = ("eps", "v", "flow")
@@ -210,6 +210,16 @@ def test_samples_have_the_mean_and_spread_of_the_data(name, method):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+def test_ancestral_samples_spread_less_in_few_steps(name):
+    """A step takes x0 for known, so it adds too little noise by an amount that falls with the number of steps."""
+    found = [draw(make_schedule(name), jax.random.key(0), (20_000,), steps, "ancestral") for steps in (4, 32, 256)]
+    spread = [float(samples.std()) for samples in found]
+    assert spread[0] < spread[1] < spread[2]
+    np.testing.assert_allclose(spread[2], STD, rtol=0.04)
+    np.testing.assert_allclose([samples.mean() for samples in found], MEAN, atol=0.03)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("method", ["ddim", "heun"])
 def test_error_falls_with_the_number_of_steps(name, method):
     schedule, key = make_schedule(name), jax.random.key(1)
@@ -241,7 +251,7 @@ def test_one_ddim_step_from_pure_noise_is_the_denoised_noise():
     np.testing.assert_allclose(draw(schedule, key, (5,), 1, "ddim"), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["ddim", "heun"])
+@pytest.mark.parametrize("method", ["ddim", "heun", "ancestral"])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_gradient_through_the_sampler(name, method):
     """Scaling the data scales the exact sample: d sample / d (wanted mean) is 1 for every schedule."""
@@ -258,10 +268,26 @@ def test_gradient_through_the_sampler(name, method):
     np.testing.assert_allclose(slope, difference, rtol=1e-2)
 
 
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("t", "t_next"), [(0.9, 0.6), (0.5, 0.1), (0.3, 0.0)])
+def test_an_ancestral_step_by_bayes(name, t, t_next):
+    """Noise goes from x_next to x in one Gaussian step; with x_next's own density given x0, Bayes says what it was."""
+    schedule, x0, x = make_schedule(name), 0.7, 0.4
+    (a, s), (b, r) = ((float(schedule.alpha(u)), float(schedule.sigma(u))) for u in map(jnp.asarray, (t, t_next)))
+    step, noise = a / b, s**2 - (a / b * r) ** 2  # x = step * x_next + noise
+    variance = r**2 * noise / (r**2 * step**2 + noise)
+    mean = (b * x0 * noise + step * x * r**2) / (r**2 * step**2 + noise)
+    one = (lambda x, t, c: jnp.full_like(x, x0), schedule, jnp.asarray(x), jnp.asarray(t), jnp.asarray(t_next))
+    keys = jax.random.split(jax.random.key(0), 40_000)
+    found = jax.vmap(lambda key: ancestral_step(*one, nothing(1), key))(keys)
+    np.testing.assert_allclose(found.mean(), mean, atol=0.01)
+    np.testing.assert_allclose(found.std(), np.sqrt(variance), rtol=0.02, atol=1e-4)
+
+
 @pytest.mark.parametrize("change", [{"steps": 0}, {"method": "rk4"}])
 def test_sampler_errors(change):
     arguments = {"steps": 2, "method": "ddim"} | change
-    with pytest.raises(ValueError, match="ddim or heun"):
+    with pytest.raises(ValueError, match="ddim, heun, ancestral"):
         draw(make_schedule("flow"), jax.random.key(0), (3,), **arguments)
 
 

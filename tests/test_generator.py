@@ -247,7 +247,7 @@ def test_compositions_of_another_shape(generator, measures, scales):
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"method": "rk4"}])
 def test_settings_of_the_sampler_are_checked(generator, change):
-    with pytest.raises(ValueError, match="ddim or heun"):
+    with pytest.raises(ValueError, match="ddim, heun, ancestral"):
         generator.sample(jax.random.key(0), WANTED, **change)
 
 

@@ -48,7 +48,8 @@ def ours() -> dict[str, ConfigDict]:
     rows = {
         "ours": row("ours"),
         "guidance_half": row("ours", parent="ours", guidance=0.5),
-        **{f"steps_{number}": row("ours", parent="ours", steps=number) for number in (1, 2, 8)},
+        **{f"steps_{number}": row("ours", parent="ours", steps=number) for number in (2, 4, 16)},
+        **{f"ddim_{number}": row("ours", parent="ours", steps=number, sampler="ddim") for number in (1, 2, 4, 8)},
         "ours_bfloat16": row("ours", parent="ours", precision="bfloat16"),
         "ours_int8": row("ours", parent="ours", precision="int8"),
         "rank_48": row("ours", overrides=rank(48)),

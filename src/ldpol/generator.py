@@ -223,7 +223,7 @@ class PolicyGenerator:
           text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
           guidance: strength of the condition; 1 is the model as trained.
           steps: integration steps.
-          method: `ddim` or `heun`.
+          method: `ddim`, `heun` or `ancestral`.
           complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
             for more often. That draw is paid for even where nothing is free; False saves it.
 
@@ -290,7 +290,7 @@ class PolicyGenerator:
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
           scales: `[K]` their strengths.
           steps: integration steps.
-          method: `ddim` or `heun`.
+          method: `ddim`, `heun` or `ancestral`.
 
         Raises:
           ValueError: if measures have the wrong shape, there is not one scale a condition, or, outside of jit,

@@ -93,7 +93,7 @@ def base(task: str) -> Config:
                 "tower": TowerConfig()._asdict(),
                 "optimiser": OptimiserConfig(steps=4000)._asdict(),
             },
-            "sampler": {"steps": 4, "method": "ddim", "guidance": 1.0, "text_guidance": 2.0},
+            "sampler": {"steps": 8, "method": "ancestral", "guidance": 1.0, "text_guidance": 2.0},
             "precision": "int8",  # of the numbers in the model's file: float32, float16, bfloat16 or int8
             "steps_per_call": 200,
             "checkpoint_seconds": 20.0,
@@ -258,7 +258,7 @@ def _paper(config: Config) -> None:
     config.train.denoiser.loss.update(schedule="cosine", parametrisation="eps", batch=32, noise=0.0, target="sample")
     config.train.denoiser.loss.update(visited=0.0, weighting="target")
     config.train.denoiser.optimiser.update(steps=110000, rate=1e-3, decay=0.01)
-    config.train.sampler.steps = 100
+    config.train.sampler.update(steps=100, method="ddim")
     config.train.precision = "float32"
     config.train.language.captions = 0
 

@@ -10,10 +10,10 @@ from ldpol.model.condition import Condition
 from ldpol.model.diffusion import Denoise, Schedule
 from ldpol.types import Array, Key
 
-Step = Callable[[Denoise, Schedule, Array, Array, Array, Condition], Array]
-"""`(denoise, schedule, x, t, t_next, condition) -> x at t_next`."""
+Step = Callable[[Denoise, Schedule, Array, Array, Array, Condition, Key], Array]
+"""`(denoise, schedule, x, t, t_next, condition, key) -> x at t_next`."""
 
-Method = Literal["ddim", "heun"]
+Method = Literal["ddim", "heun", "ancestral"]
 
 
 def _directions(denoise: Denoise, schedule: Schedule, x: Array, t: Array, condition: Condition) -> tuple[Array, Array]:
@@ -21,21 +21,27 @@ def _directions(denoise: Denoise, schedule: Schedule, x: Array, t: Array, condit
     return clean, (x - schedule.alpha(t) * clean) / schedule.sigma(t)
 
 
-def ddim_step(denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, condition: Condition) -> Array:
+def ddim_step(
+    denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, condition: Condition, key: Key
+) -> Array:
     """Deterministic DDIM (Song et al. 2021, eq. 12 with eta 0); on the flow schedule, Euler's method.
 
     The probability-flow ODE is dx = alpha' x0 dt + sigma' eps dt; holding both estimates fixed over the step gives
     x_next = alpha_next x0 + sigma_next eps.
     """
+    del key
     clean, noise = _directions(denoise, schedule, x, t, condition)
     return schedule.alpha(t_next) * clean + schedule.sigma(t_next) * noise
 
 
-def heun_step(denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, condition: Condition) -> Array:
+def heun_step(
+    denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, condition: Condition, key: Key
+) -> Array:
     """Heun's second-order step (Karras et al. 2022, algorithm 1): average the estimates at both ends.
 
     The last step, to t = 0, stays first-order: the noise estimate is undefined there.
     """
+    del key
     clean, noise = _directions(denoise, schedule, x, t, condition)
     d_alpha, d_sigma = schedule.alpha(t_next) - schedule.alpha(t), schedule.sigma(t_next) - schedule.sigma(t)
     guess = x + d_alpha * clean + d_sigma * noise
@@ -46,7 +52,22 @@ def heun_step(denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: 
     return jnp.where(t_next > 0, corrected, guess)
 
 
-STEPS: dict[str, Step] = {"ddim": ddim_step, "heun": heun_step}
+def ancestral_step(
+    denoise: Denoise, schedule: Schedule, x: Array, t: Array, t_next: Array, condition: Condition, key: Key
+) -> Array:
+    """Draw from q(x_next | x, x0) of DDPM (Ho et al. 2020, eq. 7), which is DDIM with eta 1, at the estimated x0.
+
+    Fresh noise in every step makes up for errors of the denoiser that a deterministic path would carry along.
+    """
+    clean, noise = _directions(denoise, schedule, x, t, condition)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    alpha_next, variance = schedule.alpha(t_next), schedule.sigma(t_next) ** 2
+    fresh = variance * jnp.maximum(1.0 - alpha**2 * variance / (alpha_next * sigma) ** 2, 0.0)
+    mean = alpha_next * clean + jnp.sqrt(jnp.maximum(variance - fresh, 0.0)) * noise
+    return mean + jnp.sqrt(fresh) * jax.random.normal(key, x.shape)
+
+
+STEPS: dict[str, Step] = {"ddim": ddim_step, "heun": heun_step, "ancestral": ancestral_step}
 
 
 def noise_levels(schedule: Schedule, steps: int) -> Array:
@@ -67,24 +88,27 @@ def sample(
     """Draw one latent.
 
     Args:
-      key: decides the initial noise, and with it the sample: the rest is deterministic.
+      key: decides the initial noise, and what `ancestral` adds in each step.
       denoise: the (guided) denoiser.
       schedule: the noise schedule it was trained on.
       condition: what is asked for.
       shape: `(h, w, c)`.
       steps: integration steps, equally spaced in t from `schedule.end` to 0.
-      method: `ddim` (one evaluation a step) or `heun` (two).
+      method: `ddim` or `ancestral` (one evaluation a step), or `heun` (two).
 
     Raises:
       ValueError: for an unknown method or fewer than one step.
     """
     if method not in STEPS or steps < 1:
-        raise ValueError(f"sampling takes method ddim or heun and steps >= 1, found {method!r} and {steps}")
+        raise ValueError(f"sampling takes method {', '.join(STEPS)} and steps >= 1, found {method!r} and {steps}")
     times = noise_levels(schedule, steps)
     x = jax.random.normal(key, shape) * schedule.sigma(times[0])
 
-    def body(x: Array, interval: tuple[Array, Array]) -> tuple[Array, None]:
-        return STEPS[method](denoise, schedule, x, *interval, condition), None
+    keys = jax.random.split(jax.random.fold_in(key, 0), steps)
 
-    x, _ = jax.lax.scan(body, x, (times[:-1], times[1:]))
+    def body(x: Array, now: tuple[Array, Array, Key]) -> tuple[Array, None]:
+        t, t_next, step_key = now
+        return STEPS[method](denoise, schedule, x, t, t_next, condition, step_key), None
+
+    x, _ = jax.lax.scan(body, x, (times[:-1], times[1:], keys))
     return x

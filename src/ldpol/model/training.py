@@ -55,7 +55,7 @@ class DiffusionLoss(NamedTuple):
       parametrisation: `eps`, `v` or `flow`.
       batch: latents a step.
       visited: share of a batch at the few noise levels that the sampler visits by default; the rest is spread over all
-        levels. With four steps, it is there alone that the denoiser must be right.
+        levels. In few steps, it is there alone that the denoiser must be right.
       weighting: whose squared error counts: that of the network's `target`, as published, which makes small noise count
         most; or that of the `clean` latent, on which the next step depends, at all levels alike.
       drop_all, drop_each: probabilities of leaving all measures, or each, free.

@@ -83,8 +83,8 @@ def _most(trained: Archive, count: int, budget: int) -> int:
 
 def _generator(ground: Ground, row: Row) -> Model:
     stored = generators.load(ground.folder / row.training / "model")
-    steps = row.settings["steps"] or stored.steps
-    stored = dataclasses.replace(stored, steps=steps, guidance=row.settings["guidance"])
+    steps, method = row.settings["steps"] or stored.steps, row.settings["sampler"] or stored.method
+    stored = dataclasses.replace(stored, steps=steps, method=method, guidance=row.settings["guidance"])
     weight = dataclasses.replace(stored, precision=row.precision).nbytes
     stored = compress(stored, row.precision)
 

@@ -12,8 +12,8 @@ from ldpol.precision import PRECISIONS, Precision
 
 _REGRESSION = {"octaves": 4, "directions": 128, "ridge": 1e-3}
 METHODS: dict[str, dict[str, Any]] = {
-    "ours": {"steps": 0, "guidance": 1.0},
-    "paper": {"steps": 0, "guidance": 1.0},
+    "ours": {"steps": 0, "sampler": "", "guidance": 1.0},
+    "paper": {"steps": 0, "sampler": "", "guidance": 1.0},
     "quantised": {},
     "subsampled": {"match": ""},
     "gaussian": {"match": "", "temperature": 1.0, **_REGRESSION},
@@ -21,7 +21,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "cvae": {"prior": "normal", **_REGRESSION},
     "latents": {},
 }
-"""The methods and their own settings. `steps = 0` samples as trained; `match` names the row whose bytes are matched."""
+"""The methods and their own settings.
+
+`steps = 0` and no `sampler` sample as the config of the training says; `match` names the row whose bytes are matched.
+"""
 TRAINED = ("ours", "paper", "cvae", "latents", "cloned")
 """Methods that start from a training, their own or their parent's; that of a clone is not the train stage's."""
 
