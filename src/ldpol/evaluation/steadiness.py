@@ -7,9 +7,8 @@ import numpy as np
 
 from ldpol.archive import Grid
 from ldpol.evaluation.metrics import compare, summarise
-from ldpol.types import Score
-
-RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio")
+from ldpol.evaluation.retention import RATIOS
+from ldpol.types import Score, mean_score
 
 
 def repeat_distance(measures: np.ndarray) -> float:
@@ -21,7 +20,7 @@ def averaged(plays: Score, size: int) -> list[Score]:
     """Average plays `[P, N]` in groups of `size`, in order; a last group that is not full is left out."""
     count = len(plays.fitness) // size
     return [
-        jax.tree.map(lambda leaf: np.asarray(leaf)[i * size : (i + 1) * size].mean(0), plays)  # noqa: B023
+        mean_score(jax.tree.map(lambda leaf: np.asarray(leaf)[i * size : (i + 1) * size], plays), -2)  # noqa: B023
         for i in range(count)
     ]
 
