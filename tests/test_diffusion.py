@@ -37,7 +37,7 @@ def exact_flow(schedule, key, shape):
     """Where the probability-flow ODE of that Gaussian ends: it keeps each point's standardised place."""
     end = jnp.asarray(schedule.end)
     alpha, sigma = schedule.alpha(end), schedule.sigma(end)
-    start = jax.random.normal(key, shape) * sigma
+    start = jax.random.normal(jax.random.split(key)[0], shape) * sigma
     return MEAN + STD * (start - alpha * MEAN) / jnp.sqrt(alpha**2 * STD**2 + sigma**2)
 
 
@@ -246,7 +246,7 @@ def test_order_of_convergence():
 
 def test_one_ddim_step_from_pure_noise_is_the_denoised_noise():
     schedule, key = make_schedule("flow"), jax.random.key(3)
-    noise = jax.random.normal(key, (5,))
+    noise = jax.random.normal(jax.random.split(key)[0], (5,))
     expected = gaussian_denoiser(schedule)(noise, jnp.ones(()), nothing(1))
     np.testing.assert_allclose(draw(schedule, key, (5,), 1, "ddim"), expected, rtol=1e-6)
 

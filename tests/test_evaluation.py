@@ -159,7 +159,7 @@ def test_sequences_of_a_generator(generator):  # noqa: F811
         reset_key, choice_key = jax.random.split(jax.random.fold_in(keys[0], e))
         state, rewards = task.reset(reset_key), []
         for k, key in enumerate(jax.random.split(choice_key, 2)):
-            policy = jax.jit(generator.sample)(jax.random.fold_in(key, 0), wanted[0, k])
+            policy = jax.jit(generator.sample)(jax.random.fold_in(jax.random.split(key)[0], 0), wanted[0, k])
             for _ in range(4):
                 state = task.step(state, act(policy, state.observation))
                 rewards.append(float(state.reward))

@@ -184,7 +184,7 @@ def test_a_request_is_completed_before_it_is_answered(wanted, generator):
 
     @jax.jit
     def by_hand(model):
-        _, made_up = model.sample_latent(jax.random.fold_in(key, 0), condition, complete=False)
+        _, made_up = model.sample_latent(jax.random.split(key)[0], condition, complete=False)
         asked = condition.replace(measures=made_up, given=jnp.ones(2))
         return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
 
@@ -213,7 +213,8 @@ def test_composition_by_hand(second, generator):
     @jax.jit
     def by_hand(model):
         asked, none = [model.condition(one) for one in measures], model.condition(None)
-        x = jax.random.normal(key, image_shape(AUTOENCODER))
+        draw_key = jax.random.split(key)[1]
+        x = jax.random.normal(jax.random.split(draw_key)[0], image_shape(AUTOENCODER))
         for t, after in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
             base = model.denoise(x, jnp.asarray(t), none)
             parts = [model.denoise(x, jnp.asarray(t), one) - base for one in asked]

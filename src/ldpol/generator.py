@@ -187,16 +187,17 @@ class PolicyGenerator:
 
         Measures that were asked for are returned as they were asked; arguments as in `sample`.
         """
-        denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        draw = partial(self._draw, told=condition, denoise=denoise, steps=steps, method=method)
+        free_key, draw_key = jax.random.split(key)
         asked = condition
         if complete and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
-            _, measures = draw(jax.random.fold_in(key, 0), condition)
+            how = {"guidance": guidance, "steps": steps, "method": method}
+            _, measures = self.sample_latent(free_key, condition, **how, complete=False)  # type: ignore[arg-type]
             asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
-        return draw(key, asked)
+        denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
+        return self._draw(draw_key, asked, condition, denoise, steps, method)
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
@@ -303,8 +304,9 @@ class PolicyGenerator:
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
         conditions = [self.condition(one) for one in measures]
-        told = joint(conditions, scales)
-        return self.decode(*self._draw(key, told, told, compose(self.denoise, conditions, scales), steps, method))
+        told, denoise = joint(conditions, scales), compose(self.denoise, conditions, scales)
+        _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
+        return self.decode(*self._draw(draw_key, told, told, denoise, steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a sampled policy at an observation `[O]`."""

@@ -6,6 +6,7 @@ episode stands. Any proposal goes with any choice: samples of the generator and 
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propo
         raise ValueError(f"a proposal needs at least 1 candidate, found {count}")
 
     def propose(key: Key, wanted: PyTree) -> Params:
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count))
+        policy_key, _ = jax.random.split(key)
+        keys = jax.vmap(partial(jax.random.fold_in, policy_key))(jnp.arange(count))
         return jax.vmap(sample, (0, None))(keys, wanted)
 
     return propose
@@ -77,13 +79,14 @@ def around(
     least, most = jnp.asarray(low), jnp.asarray(high)
 
     def propose(key: Key, wanted: Array) -> Params:
+        policy_key, request_key = jax.random.split(key)
+
         def one(i: Array) -> Params:
-            own = jax.random.fold_in(key, i)
-            size_key, noise_key, rank_key = jax.random.split(jax.random.fold_in(own, 1), 3)
+            size_key, noise_key, rank_key = jax.random.split(jax.random.fold_in(request_key, i), 3)
             far = spread * jax.random.uniform(size_key) * jax.random.normal(noise_key, wanted.shape) * (most - least)
             rank = jax.random.uniform(rank_key, minval=quality)
             return sample(
-                own,
+                jax.random.fold_in(policy_key, i),
                 jnp.where(i > 0, jnp.clip(wanted + far, least, most), wanted),
                 jnp.where(i > 0, rank, jnp.nan),
             )

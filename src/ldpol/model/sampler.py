@@ -102,13 +102,12 @@ def sample(
     if method not in STEPS or steps < 1:
         raise ValueError(f"sampling takes method {', '.join(STEPS)} and steps >= 1, found {method!r} and {steps}")
     times = noise_levels(schedule, steps)
-    x = jax.random.normal(key, shape) * schedule.sigma(times[0])
-
-    keys = jax.random.split(jax.random.fold_in(key, 0), steps)
+    start_key, steps_key = jax.random.split(key)
+    x = jax.random.normal(start_key, shape) * schedule.sigma(times[0])
 
     def body(x: Array, now: tuple[Array, Array, Key]) -> tuple[Array, None]:
         t, t_next, step_key = now
         return STEPS[method](denoise, schedule, x, t, t_next, condition, step_key), None
 
-    x, _ = jax.lax.scan(body, x, (times[:-1], times[1:], keys))
+    x, _ = jax.lax.scan(body, x, (times[:-1], times[1:], jax.random.split(steps_key, steps)))
     return x
