@@ -28,6 +28,8 @@ SMALL_DENOISER = denoiser(hidden=64, embedding=64, joint=128)
 TINY_DENOISER = denoiser(hidden=40, embedding=40, joint=96)
 LEAST_DENOISER = denoiser(hidden=24, embedding=24, joint=64)
 UNET = denoiser(**SMALL_UNET)
+EPS = ("train.denoiser.loss.schedule=cosine", "train.denoiser.loss.parametrisation=eps")
+MATRIX = ("train.autoencoder.architecture.head=matrix",)
 
 
 def rank(number: int, *more: str) -> tuple[str, ...]:
@@ -63,6 +65,14 @@ def ours() -> dict[str, ConfigDict]:
         "all_levels": row(
             "ours", overrides=("train.denoiser.loss.visited=0.0", "train.denoiser.loss.weighting=target")
         ),
+        "sample_target": row("ours", overrides=("train.denoiser.loss.target=sample",)),
+        "eps": row("ours", overrides=EPS),
+        "no_dagger": row("ours", overrides=("train.autoencoder.dagger_rounds=0",)),
+        "weak_kl": row("ours", overrides=("train.autoencoder.loss.kl=1e-6",)),  # as published
+        "latent_4": row("ours", overrides=("train.autoencoder.architecture.latent=(2,2,1)",)),
+        "latent_64": row("ours", overrides=("train.autoencoder.architecture.latent=(4,4,4)",)),
+        "matrix_head": row("ours", overrides=MATRIX),
+        "parameter_loss": row("ours", overrides=(*MATRIX, "train.autoencoder.loss.kind=parameters")),
         "unet": row("ours", overrides=UNET),
         "small_denoiser": row("ours", overrides=SMALL_DENOISER),
         "rank_12_small": row("ours", overrides=rank(12, *small, *SMALL_DENOISER)),
