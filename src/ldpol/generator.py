@@ -193,8 +193,9 @@ class PolicyGenerator:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
-            how = {"guidance": guidance, "steps": steps, "method": method}
-            _, measures = self.sample_latent(free_key, condition, **how, complete=False)  # type: ignore[arg-type]
+            _, measures = self.sample_latent(
+                free_key, condition, guidance=guidance, steps=steps, method=method, complete=False
+            )
             asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         return self._draw(draw_key, asked, condition, denoise, steps, method)
