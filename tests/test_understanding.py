@@ -154,6 +154,8 @@ def test_describe_by_hand():
     assert say([0.9, 0.2, 0.1, 0.7, 0.1]) == "forward speed >= 0.1 m/s, -0.1 <= pitch < 0.1 rad"
     assert say([0.9, 0.2, 0.1, 0.7, 0.1], 0.95) == "nothing"
     assert say([0.0, 0.0, 0.9, 0.0, 0.9]) == "left foot contradictory"
+    assert say([0.0, 0.0, 0.6, 0.0, 0.9]) == "0.4 <= left foot < 0.6"
+    assert say([0.0, 0.0, 0.9, 0.0, 0.6]) == "left foot < 0.15"
     with pytest.raises(ValueError, match=r"expected 5 probabilities, found shape \(2,\)"):
         say([0.5, 0.5])
 

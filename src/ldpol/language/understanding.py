@@ -123,7 +123,8 @@ def describe_understanding(claims: Sequence[Claim], probabilities: ArrayLike, th
     Args:
       claims: the L base claims.
       probabilities: `[L]`.
-      threshold: what counts as understood; where several such claims are about one trait, all hold.
+      threshold: what counts as understood. Where several such claims are about one trait, all hold; of two that
+        cannot both hold, the more probable does.
 
     Raises:
       ValueError: if there is not one probability a claim.
@@ -131,11 +132,21 @@ def describe_understanding(claims: Sequence[Claim], probabilities: ArrayLike, th
     values = np.asarray(probabilities, np.float64)
     if values.shape != (len(claims),):
         raise ValueError(f"describe_understanding: expected {len(claims)} probabilities, found shape {values.shape}")
-    understood = [claim for claim, value in zip(claims, values, strict=True) if value >= threshold]
+    told = [(claim, value) for claim, value in zip(claims, values, strict=True) if value >= threshold]
+    understood = [
+        claim
+        for claim, value in told
+        if not any(value < other_value and _exclude(claim, other) for other, other_value in told)
+    ]
     return ", ".join(_describe(claim) for claim in merge(understood)) or "nothing"
 
 
 _UNITS = {trait.name: "" if trait.unit == "1" else f" {trait.unit}" for trait in TRAITS}
+
+
+def _exclude(one: Claim, other: Claim) -> bool:
+    """Return whether no behaviour satisfies both claims."""
+    return one.trait == other.trait and max(one.low, other.low) >= min(one.high, other.high)
 
 
 def _describe(claim: Claim) -> str:

@@ -26,6 +26,8 @@ TICKS = (1, 3, 10, 30, 100, 300, 1000, 3000)
 FLOOR = 0.5
 """Ratios below it are drawn hollow at the lower edge: what is lost anyway must not squeeze the rest."""
 LABELLED = 4
+LABELS = 0.25
+"""Part of a panel's height that the names of the labelled rows take above everything drawn."""
 
 
 def draw_retention(rows: Sequence[Mapping[str, Any]], ceiling: Mapping[str, Any]) -> Figure:
@@ -53,7 +55,7 @@ def draw_retention(rows: Sequence[Mapping[str, Any]], ceiling: Mapping[str, Any]
 def _draw_panel(
     axis: Axes, rows: Sequence[Mapping[str, Any]], name: str, title: str, ceiling: Mapping[str, Any]
 ) -> None:
-    values = [row[name]["mean"] for row in rows]
+    values, again = [row[name]["mean"] for row in rows], ceiling.get(name)
     bottom = max(FLOOR, min([0.9, *values]) - 0.05)
     for row, value in zip(rows, values, strict=True):
         _, colour, marker = STYLES[row["method"]]
@@ -64,29 +66,14 @@ def _draw_panel(
         hollow = value < bottom
         face = "white" if hollow else colour
         axis.plot(x, height, marker, ms=6.5, mfc=face, mec=colour if hollow else "white", mew=0.8, zorder=3)
-    if name in ceiling:
-        again = ceiling[name]
+    if again:
         axis.axhline(again["mean"], color=CEILING, lw=1.2, ls="--", zorder=1)
         if again["low"] is not None:
             axis.axhspan(again["low"], again["high"], color=CEILING, alpha=0.1, lw=0, zorder=0)
-    best = _frontier([row for row in rows if row[name]["mean"] >= bottom], name)
-    top = max([1.0, *(row[name]["high"] or row[name]["mean"] for row in rows)]) + 0.05
-    axis.set_ylim(bottom - 0.02, min(top, 1.4))
-    widest = max((row["compression_bytes"]["mean"] for row in best), default=1.0)
-    for place, row in enumerate(best):
-        right = row["compression_bytes"]["mean"] == widest and widest > 10
-        above = place % 2 or row[name]["mean"] < bottom + 0.05
-        axis.annotate(
-            row["variant"].replace("_", " "),
-            (row["compression_bytes"]["mean"], row[name]["mean"]),
-            xytext=(-4 if right else 4, 9 if above else -13),
-            ha="right" if right else "left",
-            textcoords="offset points",
-            fontsize=8,
-            color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6},
-            zorder=2,
-        )
+    # An interval of two seeds is ten times as wide as one of three: it may leave the panel, means may not.
+    top = max([1.0, *values, *([again["high"] or again["mean"]] if again else [])]) + 0.05
+    axis.set_ylim(bottom - 0.02, top + LABELS * (top - bottom))
+    _label(axis, _frontier([row for row in rows if row[name]["mean"] >= bottom], name), name)
     sizes = [row["compression_bytes"]["mean"] for row in rows]
     axis.set_xscale("log")
     axis.set_xlim(0.8 * min([1.0, *sizes]), 2.0 * max([10.0, *sizes]))
@@ -99,6 +86,34 @@ def _draw_panel(
     axis.set_xlabel("times smaller than the archive, in bytes", color=MUTED)
     if name == next(iter(PANELS)):
         axis.set_ylabel("ratio to the archive")
+
+
+def _label(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Name rows above the panel's points, each on a line of its own, so that none covers another or a point."""
+    widest = max((row["compression_bytes"]["mean"] for row in rows), default=1.0)
+    for line, row in enumerate(rows):
+        x, value = row["compression_bytes"]["mean"], row[name]["mean"]
+        right = x**2 > widest
+        height = 1.0 - (line + 0.5) / (LABELLED + 1.0) * LABELS
+        axis.annotate(
+            "",
+            (x, value),
+            xytext=(x, height),
+            textcoords=axis.get_xaxis_transform(),
+            arrowprops={"arrowstyle": "-", "color": "#b6bcc6", "lw": 0.8, "shrinkA": 0, "shrinkB": 0},
+            zorder=1,
+        )
+        axis.annotate(
+            row["variant"].replace("_", " "),
+            (x, height),
+            xycoords=axis.get_xaxis_transform(),
+            xytext=(-3 if right else 3, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            fontsize=8.5,
+            color=INK,
+        )
 
 
 def _frontier(rows: Sequence[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
