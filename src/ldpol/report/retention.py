@@ -55,7 +55,8 @@ def draw_retention(rows: Sequence[Mapping[str, Any]], ceiling: Mapping[str, Any]
 def _draw_panel(
     axis: Axes, rows: Sequence[Mapping[str, Any]], name: str, title: str, ceiling: Mapping[str, Any]
 ) -> None:
-    values, again = [row[name]["mean"] for row in rows], ceiling.get(name)
+    values: list[float] = [row[name]["mean"] for row in rows]
+    again = ceiling.get(name)
     bottom = max(FLOOR, min([0.9, *values]) - 0.05)
     for row, value in zip(rows, values, strict=True):
         _, colour, marker = STYLES[row["method"]]
@@ -71,7 +72,7 @@ def _draw_panel(
         if again["low"] is not None:
             axis.axhspan(again["low"], again["high"], color=CEILING, alpha=0.1, lw=0, zorder=0)
     # An interval of two seeds is ten times as wide as one of three: it may leave the panel, means may not.
-    top = max([1.0, *values, *([again["high"] or again["mean"]] if again else [])]) + 0.05
+    top = max([1.0, *values, again["high"] or again["mean"] if again else 1.0]) + 0.05
     axis.set_ylim(bottom - 0.02, top + LABELS * (top - bottom))
     _label(axis, _frontier([row for row in rows if row[name]["mean"] >= bottom], name), name)
     sizes = [row["compression_bytes"]["mean"] for row in rows]
