@@ -136,7 +136,7 @@ def describe_understanding(claims: Sequence[Claim], probabilities: ArrayLike, th
     understood = [
         claim
         for claim, value in told
-        if not any(value < other_value and _exclude(claim, other) for other, other_value in told)
+        if not any(value < surer and any(map(_empty, merge((claim, other)))) for other, surer in told)
     ]
     return ", ".join(_describe(claim) for claim in merge(understood)) or "nothing"
 
@@ -144,14 +144,14 @@ def describe_understanding(claims: Sequence[Claim], probabilities: ArrayLike, th
 _UNITS = {trait.name: "" if trait.unit == "1" else f" {trait.unit}" for trait in TRAITS}
 
 
-def _exclude(one: Claim, other: Claim) -> bool:
-    """Return whether no behaviour satisfies both claims."""
-    return one.trait == other.trait and max(one.low, other.low) >= min(one.high, other.high)
+def _empty(claim: Claim) -> bool:
+    """Return whether no behaviour satisfies the claim."""
+    return claim.low >= claim.high
 
 
 def _describe(claim: Claim) -> str:
     unit = _UNITS.get(claim.trait, "")
-    if claim.low >= claim.high:
+    if _empty(claim):
         return f"{claim.trait} contradictory"
     if claim.low == -np.inf:
         return f"{claim.trait} < {claim.high:.3g}{unit}"

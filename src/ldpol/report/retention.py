@@ -94,26 +94,26 @@ def _label(axis: Axes, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     widest = max((row["compression_bytes"]["mean"] for row in rows), default=1.0)
     for line, row in enumerate(rows):
         x, value = row["compression_bytes"]["mean"], row[name]["mean"]
-        right = x**2 > widest
-        height = 1.0 - (line + 0.5) / (LABELLED + 1.0) * LABELS
+        title = row["variant"].replace("_", " ")
+        right = x**2 > widest  # in the right half of a logarithmic axis; its name goes to the left of its line
         axis.annotate(
-            "",
+            f"{title} " if right else f" {title}",
             (x, value),
-            xytext=(x, height),
+            xytext=(x, 1.0 - (line + 0.5) / (LABELLED + 1.0) * LABELS),
             textcoords=axis.get_xaxis_transform(),
-            arrowprops={"arrowstyle": "-", "color": "#b6bcc6", "lw": 0.8, "shrinkA": 0, "shrinkB": 0},
-            zorder=1,
-        )
-        axis.annotate(
-            row["variant"].replace("_", " "),
-            (x, height),
-            xycoords=axis.get_xaxis_transform(),
-            xytext=(-3 if right else 3, 0),
-            textcoords="offset points",
             ha="right" if right else "left",
             va="center",
             fontsize=8.5,
             color=INK,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#b6bcc6",
+                "lw": 0.8,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "relpos": (float(right), 0.5),
+            },
+            zorder=1,
         )
 
 
