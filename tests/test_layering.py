@@ -9,7 +9,7 @@ ROOT = "ldpol"
 LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
-    ("tasks", "policy"),
+    ("tasks", "policy", "lanes"),
     ("storage", "precision", "rollout"),
     ("archive", "traits"),
     ("search",),
