@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import ldpol
-from ldpol.lanes import RULES, lanes_last
+from ldpol.lanes import batch_last, lanes_last
+from ldpol.lanes.interpreter import RULES
 from ldpol.tasks import SPECS
 
 LANES = 5
@@ -87,6 +88,7 @@ SMOOTH = {
     "select": lambda x: jnp.where(x[0] > 0, x, jnp.where(x > 0.2, 1.0, x * 2)),
     "nested jit and relu": jax.jit(lambda x: jax.nn.relu(x - 0.1) + jax.nn.softplus(x) + jax.jit(jnp.tanh)(x)),
     "nested vmap": lambda x: jax.vmap(lambda row: row @ x + jnp.cross(row, x))(LONG),
+    "own batching rule": lambda x: batch_last(lambda x: x * jnp.linalg.norm(x))(x + 1),
     "nested lanes": lambda x: lanes_last(lambda column, x: column @ x, (-1, None))(LONG.T * x[:, None], x),
     "checkpoint": jax.checkpoint(lambda x: jnp.sin(x) * x[0]),
     "custom jvp": lambda x: tripled_slope(2 * x),
@@ -186,6 +188,35 @@ def test_refuses_arguments_without_a_common_lane_axis(items):
         lanes_last(lambda x: x)(1.0)
     with pytest.raises(ValueError, match="in_axes must be -1"):
         lanes_last(lambda x: x, 0)(items)
+
+
+@pytest.mark.parametrize("name", ["short products", "nested vmap", "custom jvp", "scan", "keys", "nothing of a lane"])
+def test_batch_last_is_invisible(name, items):
+    """One item, a batch anywhere, batches of batches, shared arguments, derivatives."""
+    plain = (SMOOTH | NOT_SMOOTH)[name]
+    function = batch_last(plain)
+    several = jnp.stack([items, items * 2])
+    assert_same(jax.jit(function)(items[:, 0]), plain(items[:, 0]))
+    assert_same(jax.vmap(function, -1, -1)(items), jax.vmap(plain, -1, -1)(items))
+    inner, outer = (jax.vmap(jax.vmap(one, -1), 0) for one in (plain, function))
+    assert_same(jax.jit(outer)(several), inner(several))
+    assert_same(lanes_last(function)(items), lanes_last(plain)(items))
+    if name in SMOOTH:
+        total = lambda one: lambda x: sum(leaf.sum() for leaf in jax.tree.leaves(jax.vmap(one, -1)(x)))  # noqa: E731
+        assert_same(jax.grad(total(function))(items), jax.grad(total(plain))(items), 1e-4)
+
+
+def test_batch_last_of_arguments_of_which_one_is_shared(items):
+    function = batch_last(lambda tree, matrix: matrix @ tree["x"] + tree["y"])
+    tree, axes = {"x": items, "y": jnp.ones(())}, ({"x": -1, "y": None}, None)
+    expected = LONG @ items + 1
+    np.testing.assert_allclose(jax.vmap(function, axes, -1)(tree, LONG), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_batches_are_one_lane_axis():
+    function = batch_last(lambda x: jnp.sin(x) * x)
+    program = str(jax.make_jaxpr(jax.vmap(jax.vmap(function)))(jnp.ones((3, LANES, 2))))
+    assert "f32[2,15] = sin" in program and program.count(" sin ") == 1
 
 
 @pytest.mark.parametrize("name", SPECS)

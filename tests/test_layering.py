@@ -9,7 +9,8 @@ ROOT = "ldpol"
 LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("types",),
-    ("tasks", "policy", "lanes"),
+    ("lanes",),
+    ("tasks", "policy"),
     ("storage", "precision", "rollout"),
     ("archive", "traits"),
     ("search",),

@@ -17,6 +17,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ldpol.lanes import lanes_last
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree, Score
 
@@ -58,17 +59,51 @@ def keep_states(task: Task, count: int) -> Recorder:
 NO_RECORD = Recorder(lambda: (), lambda record, state, action, key: ())
 
 
+class Device(NamedTuple):
+    """How a kind of device is used best.
+
+    Attributes:
+      layout: axis of the lanes in the arrays of the physics: `last` or `first`.
+      lanes: episodes it plays side by side.
+    """
+
+    layout: str
+    lanes: int
+
+
+DEVICES = {"cpu": Device("last", 128)}
+"""Measured (`benchmarks/rollout.py`): a core wants the lanes last, and 128 of them."""
+OTHER_DEVICE = Device("first", 4096)
+LAYOUTS = ("last", "first")
+
+
 class RolloutConfig(NamedTuple):
     """How rollouts use a device.
 
     Attributes:
-      lanes: episodes a device plays side by side (walker2d on a CPU core: 64 is fastest; a GPU wants thousands).
-      block: steps between two visits to the queue; longer blocks waste steps on finished episodes, shorter
-        ones spend time on resets.
+      lanes: episodes a device plays side by side; None takes what is best for its kind.
+      block: steps between two visits to the queue; longer blocks waste steps on finished episodes.
+      layout: axis of the lanes in the arrays of the physics: `last` (see `lanes_last`) or `first` (`jax.vmap`); None
+        takes what is best for the kind of device.
     """
 
-    lanes: int = 64
+    lanes: int | None = None
     block: int = 20
+    layout: str | None = None
+
+    def on(self, platform: str) -> Device:
+        """Return what is used on a platform such as `cpu`.
+
+        Raises:
+          ValueError: if a setting is out of range.
+        """
+        best = DEVICES.get(platform, OTHER_DEVICE)
+        lanes, layout = best.lanes if self.lanes is None else self.lanes, self.layout or best.layout
+        if layout not in LAYOUTS:
+            raise ValueError(f"unknown layout of rollouts {layout!r}; choose one of {', '.join(LAYOUTS)}, or None")
+        if lanes < 1 or self.block < 1:
+            raise ValueError(f"rollouts need at least 1 lane and blocks of at least 1 step, found {self}")
+        return Device(layout, lanes)
 
 
 @struct.dataclass
@@ -88,11 +123,8 @@ def _start(task: Task, recorder: Recorder, key: Key) -> _Sums:
     return _Sums(zero, jnp.zeros(task.measures), zero.astype(jnp.int32), jnp.ones((), bool), recorder.init(), key)
 
 
-def _advance(
-    task: Task, apply: Apply, recorder: Recorder, params: Params, state: TaskState, sums: _Sums
-) -> tuple[TaskState, _Sums]:
-    """Play one step; a finished episode's sums stay as they are, whatever its physics does."""
-    action = apply(params, state.observation)
+def _advance(task: Task, recorder: Recorder, action: Array, state: TaskState, sums: _Sums) -> tuple[TaskState, _Sums]:
+    """Take one step; a finished episode's sums stay as they are, whatever its physics does."""
     alive = sums.alive
     record = recorder.update(sums.record, state, action, jax.random.fold_in(sums.key, sums.length))
     record = jax.tree.map(lambda new, old: jnp.where(alive, new, old), record, sums.record)
@@ -128,7 +160,8 @@ def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
     """
 
     def body(carry: tuple[TaskState, _Sums]) -> tuple[TaskState, _Sums]:
-        return _advance(task, apply, NO_RECORD, params, *carry)
+        state, sums = carry
+        return _advance(task, NO_RECORD, apply(params, state.observation), state, sums)
 
     carry = (task.reset(key), _start(task, NO_RECORD, key))
     _, sums = jax.lax.while_loop(lambda carry: carry[1].alive, body, carry)
@@ -172,7 +205,11 @@ def evaluate(
         raise ValueError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
     if episodes < 1:
         raise ValueError(f"evaluate: episodes must be at least 1, found {episodes}")
-    work = partial(_work_queue, task, apply, recorder or NO_RECORD, episodes=episodes, config=config)
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    device = config.on(platform)
+    work = partial(
+        _work_queue, task, apply, recorder or NO_RECORD, episodes=episodes, device=device, block=config.block
+    )
     if recorder is None:
         both = work
         work = lambda policies, keys: both(policies, keys)[0]  # noqa: E731
@@ -184,62 +221,112 @@ def evaluate(
     return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
 
 
+REFILLED = 8
+"""A visit to the queue refills free lanes in groups of this share of them, so that it costs what is to be done."""
+
+
+class _Queue(NamedTuple):
+    """Where the work of one device stands.
+
+    Attributes:
+      job: `[L]` episode of each lane; the number of jobs for an idle one.
+      next_job: `[]` first episode that no lane has taken.
+      params: policies of the lanes, lanes first.
+      state, sums: of the lanes' episodes, lanes on the axis of the layout.
+      results: `[jobs]` scores and records of the finished ones.
+    """
+
+    job: Array
+    next_job: Array
+    params: Params
+    state: TaskState
+    sums: _Sums
+    results: tuple[Score, PyTree]
+
+
 def _work_queue(
-    task: Task, apply: Apply, recorder: Recorder, policies: Params, keys: Key, *, episodes: int, config: RolloutConfig
+    task: Task,
+    apply: Apply,
+    recorder: Recorder,
+    policies: Params,
+    keys: Key,
+    *,
+    episodes: int,
+    device: Device,
+    block: int,
 ) -> tuple[Score, PyTree]:
     """Play all episodes of the N policies of one device on a fixed number of lanes."""
     count = keys.shape[0]
     jobs = count * episodes
-    lanes = min(config.lanes, jobs)
+    lanes = min(device.lanes, jobs)
+    group = -(-lanes // REFILLED)
+    axis, each = (-1, lanes_last) if device.layout == "last" else (0, jax.vmap)
 
-    def begin(job: Array) -> tuple[Params, TaskState, _Sums]:
+    def begin(job: Array, key: Key) -> tuple[TaskState, _Sums]:
+        sums = _start(task, recorder, key)
+        return task.reset(key), dataclasses.replace(sums, alive=job < jobs)
+
+    def finish(sums: _Sums) -> tuple[Score, PyTree]:
+        return _score(sums), sums.record
+
+    def start(job: Array) -> tuple[Params, TaskState, _Sums]:
         index = jnp.minimum(job, jobs - 1)
         policy, episode = index // episodes, index % episodes
         params = jax.tree.map(lambda leaf: leaf[policy], policies)
-        key = jax.random.fold_in(keys[policy], episode)
-        sums = _start(task, recorder, key)
-        return params, task.reset(key), dataclasses.replace(sums, alive=job < jobs)
-
-    def refill(carry):
-        job, next_job, lane, results = carry
-        params, state, sums = lane
-        free = ~sums.alive
-        # Free lanes write what they finished (idle ones point past the end and are dropped) ...
-        finished = jnp.where(free, job, jobs)
-        result = (jax.vmap(_score)(sums), sums.record)
-        results = jax.tree.map(lambda all_, new: all_.at[finished].set(new, mode="drop"), results, result)
-        # ... and take the next jobs in order.
-        taken = jnp.where(free, next_job + jnp.cumsum(free) - 1, job)
-        fresh = jax.vmap(begin)(taken)
-        pick = lambda new, old: jnp.where(free.reshape(free.shape + (1,) * (new.ndim - 1)), new, old)  # noqa: E731
-        lane = jax.tree.map(pick, fresh, (params, state, sums))
-        return taken, next_job + free.sum(), lane, results
-
-    def play(lane):
-        params, state, sums = lane
-        step = jax.vmap(partial(_advance, task, apply, recorder))
-
-        def body(carry, _):
-            return step(params, *carry), None
-
-        (state, sums), _ = jax.lax.scan(body, (state, sums), None, length=config.block)
+        state, sums = each(begin)(job, jax.vmap(jax.random.fold_in)(keys[policy], episode))
         return params, state, sums
 
-    def body(carry):
-        job, next_job, lane, results = refill(carry)
-        return job, next_job, play(lane), results
+    def open_lanes(queue: _Queue) -> Array:
+        """Lanes that have a result to write or a job to take."""
+        return ~queue.sums.alive & ((queue.job < jobs) | (queue.next_job < jobs))
 
-    # All lanes start free, so that the reset is compiled once, in the refill.
-    job = jnp.full(lanes, jobs)
-    blank = jax.eval_shape(jax.vmap(begin), job)
-    lane = jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), blank)
-    result = jax.eval_shape(lambda sums: (jax.vmap(_score)(sums), sums.record), blank[2])
-    results = jax.tree.map(lambda leaf: jnp.zeros((jobs, *leaf.shape[1:]), leaf.dtype), result)
-    carry = (job, jnp.zeros((), jnp.int32), lane, results)
-    # A finished lane keeps its job until the next refill has written its result.
-    unwritten = lambda carry: (carry[1] == 0) | (carry[0] < jobs).any()  # noqa: E731
-    *_, results = jax.lax.while_loop(unwritten, body, carry)
-    return jax.tree.map(lambda x: x.reshape(count, episodes, *x.shape[1:]), results)
+    def refill(queue: _Queue) -> _Queue:
+        """Write the results of some open lanes and give them the next jobs in order."""
+        (lane,) = jnp.nonzero(open_lanes(queue), size=group, fill_value=lanes)  # past the end: dropped
+        some = jax.tree.map(lambda leaf: _take(leaf, lane, axis), queue.sums)
+        result = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), each(finish)(some))
+        done = jnp.where(lane < lanes, queue.job.at[lane].get(mode="clip"), jobs)
+        job = jnp.minimum(jnp.where(lane < lanes, queue.next_job + jnp.arange(group), jobs), jobs)
+        params, state, sums = start(job)
+        return _Queue(
+            job=queue.job.at[lane].set(job, mode="drop"),
+            next_job=queue.next_job + (job < jobs).sum(),
+            params=jax.tree.map(lambda all_, new: all_.at[lane].set(new, mode="drop"), queue.params, params),
+            state=jax.tree.map(lambda all_, new: _put(all_, lane, new, axis), queue.state, state),
+            sums=jax.tree.map(lambda all_, new: _put(all_, lane, new, axis), queue.sums, sums),
+            results=jax.tree.map(lambda all_, new: all_.at[done].set(new, mode="drop"), queue.results, result),
+        )
+
+    def play(queue: _Queue) -> _Queue:
+        act, step = jax.vmap(apply), each(partial(_advance, task, recorder))
+
+        def body(carry: tuple[TaskState, _Sums], _: None) -> tuple[tuple[TaskState, _Sums], None]:
+            state, sums = carry
+            action = act(queue.params, jnp.moveaxis(state.observation, axis, 0))
+            return step(jnp.moveaxis(action, 0, axis), state, sums), None
+
+        (state, sums), _ = jax.lax.scan(body, (queue.state, queue.sums), None, length=block)
+        return queue._replace(state=state, sums=sums)
+
+    def body(queue: _Queue) -> _Queue:
+        return play(jax.lax.while_loop(lambda queue: open_lanes(queue).any(), refill, queue))
+
+    # All lanes start idle, so that the reset is compiled once, in the refill.
+    blank = jax.eval_shape(start, jnp.full(lanes, jobs))
+    params, state, sums = jax.tree.map(lambda leaf: _zeros(leaf.shape, leaf.dtype), blank)
+    result = jax.eval_shape(finish, jax.eval_shape(begin, jnp.zeros((), int), keys[0])[1])
+    results = jax.tree.map(lambda leaf: jnp.zeros((jobs, *leaf.shape), leaf.dtype), result)
+    queue = _Queue(jnp.full(lanes, jobs), jnp.zeros((), int), params, state, sums, results)
+    queue = jax.lax.while_loop(lambda queue: queue.sums.alive.any() | open_lanes(queue).any(), body, queue)
+    return jax.tree.map(lambda leaf: leaf.reshape(count, episodes, *leaf.shape[1:]), queue.results)
+
+
+def _take(leaf: Array, lane: Array, axis: int) -> Array:
+    return leaf.at[(..., lane) if axis == -1 else lane].get(mode="clip")
+
+
+def _put(leaf: Array, lane: Array, new: Array, axis: int) -> Array:
+    return leaf.at[(..., lane) if axis == -1 else lane].set(new, mode="drop")
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:

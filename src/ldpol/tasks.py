@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ldpol.lanes import batch_last
 from ldpol.types import Array, Key
 
 BACKENDS = ("spring", "positional", "generalized")
@@ -208,9 +209,9 @@ def make_task(
 
     return Task(
         name=name,
-        reset=reset,
-        step=step,
-        measure=lambda state: touches(state.physics),
+        reset=batch_last(reset),
+        step=batch_last(step),
+        measure=batch_last(lambda state: touches(state.physics)),
         observation_size=observation.shape[-1],
         action_size=int(env.action_size),
         measure_names=spec.measure_names,
