@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 from toy import make_toy, play_by_hand, push
 
-from ldpol.rollout import Recorder, RolloutConfig, evaluate, keep_states, over_chunks, policy_mesh, rollout, split_over
+from ldpol.rollout import (
+    Device,
+    Recorder,
+    RolloutConfig,
+    evaluate,
+    keep_states,
+    over_chunks,
+    policy_mesh,
+    rollout,
+    split_over,
+)
 from ldpol.types import Score, mean_score
 
 # Multiples of 1/8 keep every position exact. Lives of 4, 8, 16, 5 steps; the last two time out.
@@ -81,9 +91,10 @@ def noisy():
     [(4, 5), (64, 7), (1, 20), (21, 1), (5, 64)],
     ids=["ragged", "more lanes than jobs", "one lane", "all lanes", "block beyond the episode"],
 )
-def test_the_queue_agrees_with_a_loop(noisy, lanes, block):
+@pytest.mark.parametrize("layout", ["last", "first"])
+def test_the_queue_agrees_with_a_loop(noisy, lanes, block, layout):
     task, policies, keys, expected = noisy
-    play = jax.jit(partial(evaluate, task, push, episodes=3, config=RolloutConfig(lanes, block)))
+    play = jax.jit(partial(evaluate, task, push, episodes=3, config=RolloutConfig(lanes, block, layout)))
     assert_scores(play(policies, keys), expected)
 
 
@@ -191,6 +202,25 @@ def record(task, count, policies, keys, episodes=1):
         evaluate, task, push, episodes=episodes, config=RolloutConfig(8, 6), recorder=keep_states(task, count)
     )
     return jax.jit(play)(policies, keys)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (RolloutConfig(lanes=0), "at least 1 lane"),
+        (RolloutConfig(block=0), "blocks of at least 1 step"),
+        (RolloutConfig(layout="middle"), "unknown layout of rollouts 'middle'; choose one of last, first"),
+    ],
+)
+def test_settings_out_of_range(config, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(make_toy(), push, ACTIONS, keys_for(6), config=config)
+
+
+def test_devices_have_their_own_defaults():
+    assert RolloutConfig().on("cpu") == Device("last", 128)
+    assert RolloutConfig().on("cuda").layout == "first"
+    assert RolloutConfig(lanes=7, layout="last").on("cuda") == Device("last", 7)
 
 
 def test_reservoir_holds_only_states_the_policy_saw():

@@ -88,7 +88,7 @@ class RolloutConfig(NamedTuple):
     """
 
     lanes: int | None = None
-    block: int = 20
+    block: int = 10
     layout: str | None = None
 
     def on(self, platform: str) -> Device:

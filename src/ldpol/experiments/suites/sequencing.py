@@ -173,7 +173,8 @@ def _chunk(wanted: int) -> int:
 
 
 def _lanes(context: Context, candidates: int) -> int:
-    lanes = settings.build(RolloutConfig, context.config.rollout.device).lanes
+    device = settings.build(RolloutConfig, context.config.rollout.device)
+    lanes = device.on(jax.default_backend()).lanes
     return max(FEWEST_LANES, lanes // candidates)
 
 
