@@ -8,6 +8,7 @@ beyond the scores themselves.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ldpol.errors import UserError
+from ldpol.settings import check
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree, Score
 
@@ -58,7 +61,8 @@ def keep_states(task: Task, count: int) -> Recorder:
 NO_RECORD = Recorder(lambda: (), lambda record, state, action, key: ())
 
 
-class RolloutConfig(NamedTuple):
+@dataclass(frozen=True)
+class RolloutConfig:
     """How rollouts use a device.
 
     Attributes:
@@ -69,6 +73,10 @@ class RolloutConfig(NamedTuple):
 
     lanes: int = 64
     block: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"lanes": 1, "block": 1})
 
 
 @struct.dataclass
@@ -169,9 +177,9 @@ def evaluate(
     count = keys.shape[0]
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(policies)}
     if leading != {count}:
-        raise ValueError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
+        raise UserError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
     if episodes < 1:
-        raise ValueError(f"evaluate: episodes must be at least 1, found {episodes}")
+        raise UserError(f"evaluate: episodes must be at least 1, found {episodes}")
     work = partial(_work_queue, task, apply, recorder or NO_RECORD, episodes=episodes, config=config)
     if recorder is None:
         both = work
@@ -179,7 +187,7 @@ def evaluate(
     if mesh is None:
         return work(policies, keys)
     if count % mesh.size:
-        raise ValueError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
+        raise UserError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
     spec = PartitionSpec("policies")
     return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
 
@@ -256,6 +264,7 @@ def over_chunks(
     size: int,
     mesh: Mesh,
     done: Callable[[int], Any] = lambda rows: None,
+    numbers: np.ndarray | None = None,
 ) -> PyTree:
     """Run a compiled program over N rows in chunks of one shape, spread over `mesh`; an entry point's host loop.
 
@@ -266,6 +275,7 @@ def over_chunks(
       program: `(rows [size, ...], keys [size]) -> pytree [size, ...]`, jitted.
       inputs: pytree with leading axis N.
       key: folded with the row's number to give its key.
+      numbers: `[N]` of the rows; rows of one number share their random numbers. None: 0 ... N - 1.
       size: rows a chunk, a multiple of the mesh's size; the last chunk is filled up with repeated rows, so that one
         compiled program serves any N.
       mesh: devices.
@@ -277,7 +287,7 @@ def over_chunks(
     count = jax.tree.leaves(inputs)[0].shape[0]
     order = np.random.default_rng(0).permutation(count)
     order = np.resize(order, -(-count // size) * size)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count) if numbers is None else jnp.asarray(numbers))
     split, parts = split_over(mesh), []
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]
