@@ -23,13 +23,13 @@ from ldpol.experiments import passes, session, settings
 from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.experiments.study.methods import encode
 from ldpol.experiments.train import held_out
-from ldpol.model.autoencoder import AutoencoderConfig
 from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
 from ldpol.model.condition import ask
+from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import add_noise, make_schedule, precondition
-from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
 from ldpol.model.training import DiffusionLoss, diffusion_step
+from ldpol.train_loop import OptimiserConfig, scan_steps, start_state
 from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200

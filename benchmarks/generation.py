@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from ldpol.archive import Grid
 from ldpol.experiments import defaults, settings
 from ldpol.generator import PolicyGenerator
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder
 from ldpol.model.bank import Scaling, image_shape
 from ldpol.model.condition import ask
+from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh, split_over

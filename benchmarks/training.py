@@ -1,7 +1,7 @@
 """Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
 
 The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
-convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents, `ldpol.model.encoder.neighbourhoods`
+convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents, `ldpol.distillation.encoder.neighbourhoods`
 on the weights of policies, against XLA's general convolution.
 """
 
@@ -17,17 +17,17 @@ import numpy as np
 from common import Program, build, finish, measure, parser, say, start, table
 from jax.sharding import Mesh
 
+from ldpol.distillation.dataset import Dataset, normaliser
+from ldpol.distillation.encoder import neighbourhoods
 from ldpol.experiments import defaults, session, settings
 from ldpol.experiments.defaults import SMALL_UNET
 from ldpol.model import autoencoder, denoiser, training
 from ldpol.model.bank import LatentBank, build_bank, image_shape
 from ldpol.model.condition import ask
-from ldpol.model.dataset import Dataset, normaliser
 from ldpol.model.denoiser import Convolution, DenoiserConfig, make_network
-from ldpol.model.encoder import neighbourhoods
-from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps, start_state
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
+from ldpol.train_loop import OptimiserConfig, TrainState, scan_steps, start_state
 from ldpol.types import Array, Key, Params, PyTree
 
 SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d

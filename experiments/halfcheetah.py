@@ -1,13 +1,13 @@
 """HalfCheetah, two measures: how much of the time each foot touches the ground. It never falls: every episode is whole.
 
 Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
-`ldpol/experiments/defaults.py` for what each changes.
+`ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import defaults
+from ldpol.experiments import configs
 
 
 def get_config(variant: str = "cpu"):
-    config = defaults.base("halfcheetah")
+    config = configs.base("halfcheetah")
     config.task.reset_noise = 0.1
-    return defaults.vary(config, variant)
+    return configs.vary(config, variant)

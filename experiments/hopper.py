@@ -1,14 +1,14 @@
 """Hopper, one measure: how much of the time its foot touches the ground.
 
 Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
-`ldpol/experiments/defaults.py` for what each changes.
+`ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import defaults
+from ldpol.experiments import configs
 
 
 def get_config(variant: str = "cpu"):
-    config = defaults.base("hopper")
+    config = configs.base("hopper")
     config.archive.cells = 500  # one measure
     config.train.held_out.update(low=(0.5,), high=(0.55,))
-    return defaults.vary(config, variant)
+    return configs.vary(config, variant)

@@ -7,12 +7,12 @@
 Run times and what they reach: results/demo-walker2d.json, on two CPU cores.
 
 Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
-`ldpol/experiments/defaults.py` for what each changes.
+`ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import defaults
+from ldpol.experiments import configs
 
 
 def get_config(variant: str = "cpu"):
-    config = defaults.base("walker2d")
-    return defaults.vary(config, variant)
+    config = configs.base("walker2d")
+    return configs.vary(config, variant)

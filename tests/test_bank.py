@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.model.autoencoder import AutoencoderConfig
-from ldpol.model.bank import build_bank, image, image_shape, read_image
+from ldpol.distillation.encoder import Posterior
+from ldpol.distillation.targets import latent_dataset
+from ldpol.model.decoder import AutoencoderConfig
+from ldpol.model.image import image, image_shape, read_image
 
 
 @pytest.mark.parametrize("measures", [1, 2, 3, 4])
@@ -37,7 +39,9 @@ def test_a_bank_is_standard_and_leads_back(octaves):
     rng = np.random.default_rng(0)
     mean, measures = jnp.asarray(rng.normal(3.0, 2.0, (50, 2, 2, 1))), jnp.asarray(rng.random((50, 2)))
     deviation = jnp.asarray(rng.random((50, 2, 2, 1)))
-    bank, scaling = build_bank(config, mean, deviation, measures, 0.01, jnp.ones(50), np.arange(50.0)[::-1])
+    bank, scaling = latent_dataset(
+        config, Posterior(mean, deviation), measures, noise=0.01, weights=jnp.ones(50), fitness=np.arange(50.0)[::-1]
+    )
     assert bank.mean.shape[1:] == bank.deviation.shape == scaling.centre.shape == image_shape(config)
     np.testing.assert_allclose((bank.mean**2 + bank.deviation**2).mean((0, 1, 2)), 1.0, rtol=1e-5)
     images = scaling.apply(bank.mean)

@@ -7,12 +7,13 @@ import pytest
 from test_generator import make_generator, vector
 
 from ldpol.archive import Grid
-from ldpol.baselines import asking, cloned, conditional, cvae, gaussian, latents, quantised, subsampled
+from ldpol.baselines import cloned, conditional, cvae, gaussian, latents, quantised, subsampled
 from ldpol.baselines.cloned import ClonedConfig
-from ldpol.model.dataset import Dataset
-from ldpol.model.optimiser import OptimiserConfig
+from ldpol.distillation.dataset import Dataset
+from ldpol.measures import nearest
 from ldpol.policy import PolicyShape
 from ldpol.precision import compress, expand, nbytes, pack, unpack
+from ldpol.train_loop import OptimiserConfig
 
 SHAPE, GRID = PolicyShape(3, 2, (20, 20)), Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))
 N = 40
@@ -56,8 +57,8 @@ def test_quantised_archive_returns_the_elite(archive, precision, least):
 
 def test_nearest_leaves_a_free_measure_free():
     measures = jnp.array([[0.0, 0.0], [1.0, 1.0], [0.2, 9.0]])
-    assert asking.nearest(jnp.array([0.2, 0.1]), measures) == 0
-    assert asking.nearest(jnp.array([0.2, jnp.nan]), measures) == 2
+    assert nearest(jnp.array([0.2, 0.1]), measures) == 0
+    assert nearest(jnp.array([0.2, jnp.nan]), measures) == 2
 
 
 def test_subsampled_with_all_elites_is_the_archive(archive):

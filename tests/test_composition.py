@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from ldpol.archive import Grid
-from ldpol.evaluation.composition import ASKED, COMPOSED, build_requests, by_way, composition_metrics, free_metrics
-from ldpol.evaluation.cutout import box_targets, cutout_metrics, nearest, reached
+from ldpol.evaluation.suites.composition import (
+    ASKED,
+    COMPOSED,
+    build_requests,
+    by_way,
+    composition_metrics,
+    free_metrics,
+)
+from ldpol.evaluation.suites.held_out_region import box_targets, cutout_metrics, reached
+from ldpol.measures import nearest
 from ldpol.types import Score
 
 NAN = np.nan

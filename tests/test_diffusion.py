@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from ldpol.model.bank import CaptionBank, LatentBank, Spread, posterior_mean
+from ldpol.distillation.targets import CaptionDataset, LatentDataset, Spread, posterior_mean
 from ldpol.model.condition import Condition, ask, nothing
 from ldpol.model.diffusion import (
     add_noise,
@@ -130,7 +130,7 @@ def by_quadrature(schedule, bank, spread, x, t, wanted, likelihood=None):
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
 def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
     rng = np.random.default_rng(0)
-    bank = LatentBank(
+    bank = LatentDataset(
         mean=jnp.asarray(rng.normal(size=(5, 1, 1, 1)), jnp.float32),
         deviation=jnp.full((1, 1, 1), 0.15),
         measures=jnp.asarray(0.5 + 0.1 * rng.normal(size=(5, 2)), jnp.float32),
@@ -146,8 +146,8 @@ def test_posterior_mean_weighs_ranks_and_captions():
     """A rank counts like a measure; a caption by the chance that all claims it makes hold."""
     rng = np.random.default_rng(2)
     truth = np.log(rng.random((5, 4)))
-    captions = CaptionBank(jnp.zeros((5, 1, 4)), jnp.zeros((5, 1, 4)), jnp.asarray(truth, jnp.float32))
-    bank = LatentBank(
+    captions = CaptionDataset(jnp.zeros((5, 1, 4)), jnp.zeros((5, 1, 4)), jnp.asarray(truth, jnp.float32))
+    bank = LatentDataset(
         mean=jnp.asarray(rng.normal(size=(5, 1, 1, 1)), jnp.float32),
         deviation=jnp.full((1, 1, 1), 0.15),
         measures=jnp.zeros((5, 1)),
@@ -174,7 +174,7 @@ def test_posterior_mean_is_the_average_of_the_samples_it_stands_for():
     """Among draws that look alike, the average clean latent is the target: checked by sorting many draws into bins."""
     schedule, level, spread = make_schedule("flow"), jnp.asarray(0.5), 0.05
     mean = jnp.asarray([-1.0, 0.2, 1.1]).reshape(3, 1, 1, 1)
-    bank = LatentBank(mean, jnp.full((1, 1, 1), 0.1), jnp.full((3, 1), 0.5), jnp.ones(3), jnp.zeros(3))
+    bank = LatentDataset(mean, jnp.full((1, 1, 1), 0.1), jnp.full((3, 1), 0.5), jnp.ones(3), jnp.zeros(3))
     rng = np.random.default_rng(1)
     clean = np.asarray(mean).ravel()[rng.integers(3, size=400_000)] + 0.1 * rng.normal(size=400_000)
     noisy = np.asarray(add_noise(schedule, clean, level, rng.normal(size=clean.shape)))

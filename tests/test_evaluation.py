@@ -6,10 +6,10 @@ from test_generator import generator  # noqa: F401
 from toy import make_toy, push
 
 from ldpol.archive import Grid
-from ldpol.evaluation.choosing import first, from_generator, look_ahead
 from ldpol.evaluation.metrics import action_distance, compare, distances, js_divergence, summarise
 from ldpol.evaluation.reconstruction import score_generated, score_policies
-from ldpol.evaluation.sequencing import play_sequences
+from ldpol.planning.choosing import first, from_generator, look_ahead
+from ldpol.planning.sequencing import play_sequences
 from ldpol.rollout import RolloutConfig, rollout
 from ldpol.types import Score
 

@@ -13,10 +13,10 @@ import ldpol
 from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.bank import Scaling, image_shape, split_image
 from ldpol.model.condition import joint, nothing
+from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
+from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.policy import PolicyShape
 
 SHAPE = PolicyShape(5, 2, (6,))

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache, partial
 
 import flax.linen as nn
@@ -6,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.model import autoencoder
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder, Encoder, kl_divergence, principal_directions
+from ldpol.distillation import autoencoder
+from ldpol.distillation.autoencoder import action_error, kl_divergence, principal_directions
+from ldpol.distillation.encoder import Encoder, halve, neighbourhoods, split_moments
 from ldpol.model.condition import ask, nothing
+from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
-from ldpol.model.encoder import halve, neighbourhoods, split_moments
 from ldpol.model.hypernet import BasisHead, MatrixHead
-from ldpol.model.training import action_error
 from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
 
 SHAPE = PolicyShape(5, 2, (6, 6))
@@ -20,7 +21,7 @@ NORMALISER = (jnp.linspace(-1.0, 2.0, 5), jnp.array([0.01, 0.3, 1.0, 4.0, 90.0])
 BASIS = AutoencoderConfig(
     latent=(2, 2, 1), rank=3, context=16, hidden=8, octaves=2, joint=4, coordinates=4, encoder_hidden=16
 )
-MATRIX = BASIS._replace(head="matrix", encoder="convolution", octaves=0, normalise=False)
+MATRIX = replace(BASIS, head="matrix", encoder="convolution", octaves=0, normalise=False)
 
 
 def policies(count, seed=0):
@@ -209,7 +210,7 @@ def test_decoder_vmap_is_a_loop_and_jit_is_eager(config):
 
 
 @pytest.mark.parametrize(
-    ("config", "sees"), [(BASIS, True), (BASIS._replace(octaves=0), False)], ids=["octaves", "no octaves"]
+    ("config", "sees"), [(BASIS, True), (replace(BASIS, octaves=0), False)], ids=["octaves", "no octaves"]
 )
 def test_decoder_sees_the_condition_unless_blind(config, sees):
     decoder = Decoder(SHAPE, config)
@@ -298,13 +299,15 @@ def test_network_starts_at_zero(network):
 @pytest.mark.parametrize(
     ("config", "latent", "said"),
     [
-        (DenoiserConfig(network="transformer"), (4, 4, 1), "mlp or unet"),  # type: ignore[arg-type]
-        (DenoiserConfig(network="unet", channels=(4, 4, 4)), (4, 6, 1), "divisible by 4"),
+        ({"network": "transformer"}, (4, 4, 1), "network must be one of mlp, unet, found 'transformer'"),
+        ({"network": "unet", "channels": ()}, (4, 4, 1), "channels is empty"),
+        ({"hidden": 0}, (4, 4, 1), "hidden must be at least 1, found 0"),
+        ({"network": "unet", "channels": (4, 4, 4)}, (4, 6, 1), "divisible by 4"),
     ],
 )
 def test_networks_that_cannot_be(config, latent, said):
     with pytest.raises(ValueError, match=said):
-        make_network(config, latent)
+        make_network(DenoiserConfig(**config), latent)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +315,7 @@ def test_networks_that_cannot_be(config, latent, said):
 )
 def test_autoencoders_that_cannot_be(change):
     with pytest.raises(ValueError, match="found"):
-        autoencoder.check_config(BASIS._replace(**change))
+        replace(BASIS, **change)
 
 
 def test_kl_in_closed_form():
@@ -333,5 +336,4 @@ def test_action_error_by_hand():
 
 
 def test_sizes():
-    assert autoencoder.latent_size(BASIS) == 4
-    assert autoencoder.decoder_bytes({"a": jnp.zeros((2, 3)), "b": jnp.zeros(5, jnp.int8)}) == 29
+    assert latent_size(BASIS) == 4

@@ -1,6 +1,7 @@
 """PPGA: one iteration against its parts, restarts, the QDax loop, devices, resuming, and a task that it solves."""
 
 import dataclasses
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -80,7 +81,7 @@ def test_directions_are_what_ppo_reaches_on_the_reward_and_on_each_measure(emitt
     """Each copy is a plain PPO run from theta under one row of the identity, normalised as theta is."""
     _, _, before, _, info = emitted
     climb_key, _ = jax.random.split(jax.random.key(5))
-    config = split_environments(PPO, 3)._replace(normalise_observations=False)
+    config = replace(split_environments(PPO, 3), normalise_observations=False)
     step = jax.jit(partial(ppo.update, config, TASK, SHAPE))
     theta = before.walker
     for copy in range(3):
@@ -100,7 +101,7 @@ def test_directions_are_what_ppo_reaches_on_the_reward_and_on_each_measure(emitt
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_branches_are_theta_plus_directions_times_coefficients(finished, unit):
-    config = CONFIG._replace(unit_gradients=unit)
+    config = replace(CONFIG, unit_gradients=unit)
     emitter, state = PPGAEmitter(TASK, SHAPE, config, PPO, XNES), finished[1]
     policies, info = jax.jit(emitter.emit)(state.repertoire, state.emitter, jax.random.key(5))
     theta, distribution = state.emitter.walker, state.emitter.coefficients
@@ -356,22 +357,27 @@ def test_one_search_after_the_other():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("config", "settings"),
     [
-        ({"config": CONFIG._replace(archive_rate=1.5)}, r"archive_rate must be in \[0, 1\], found 1.5"),
-        ({"config": CONFIG._replace(archive_rate=-0.1)}, r"archive_rate must be in \[0, 1\]"),
-        ({"config": CONFIG._replace(gradient_updates=0)}, "gradient_updates must be at least 1, found 0"),
-        ({"config": CONFIG._replace(walk_updates=-1)}, "walk_updates must not be negative"),
-        ({"config": CONFIG._replace(episodes=0)}, "episodes must be at least 1"),
-        ({"config": CONFIG._replace(threshold_min=-np.inf)}, "threshold_min must be finite"),
-        ({"ppo_config": PPO._replace(environments=10)}, "environments = 10 do not split evenly over 3 copies"),
-        ({"xnes_config": XNES._replace(sigma=0.0)}, "sigma"),
-        ({"xnes_config": XNES._replace(sigma=-1.0)}, "sigma"),
+        (CONFIG, {"archive_rate": 1.5}),
+        (CONFIG, {"archive_rate": -0.1}),
+        (CONFIG, {"gradient_updates": 0}),
+        (CONFIG, {"walk_updates": -1}),
+        (CONFIG, {"episodes": 0}),
+        (CONFIG, {"threshold_min": -np.inf}),
+        (XNES, {"sigma": 0.0}),
+        (XNES, {"sigma": -1.0}),
     ],
 )
-def test_settings_out_of_range(settings, message):
-    with pytest.raises(ValueError, match=message):
-        make(**settings)
+def test_settings_out_of_range(config, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{type(config).__name__}.{name} must"):
+        replace(config, **settings)
+
+
+def test_environments_that_copies_cannot_share():
+    with pytest.raises(ValueError, match="environments = 10 do not split evenly over 3 copies"):
+        make(ppo_config=replace(PPO, environments=10))
 
 
 def test_a_grid_without_cells():
@@ -381,9 +387,9 @@ def test_a_grid_without_cells():
 
 def test_what_does_not_fit_the_devices(mesh):
     with pytest.raises(ValueError, match="do not split evenly over 2"):
-        make(ppo_config=PPO._replace(environments=9), mesh=mesh)
+        make(ppo_config=replace(PPO, environments=9), mesh=mesh)
     with pytest.raises(ValueError, match="15 policies an iteration must be a positive multiple of the 2 devices"):
-        make(xnes_config=XNES._replace(population=15), mesh=mesh)
+        make(xnes_config=replace(XNES, population=15), mesh=mesh)
 
 
 def test_no_first_search():

@@ -15,9 +15,9 @@ from ldpol.language.claims import Claim
 from ldpol.language.lexicon import vocabulary
 from ldpol.language.reader import Language, language_from_json, language_to_json, make_encoder, read
 from ldpol.language.understanding import TowerConfig, make_tower, understand
-from ldpol.model.bank import image_shape
 from ldpol.model.condition import nothing
 from ldpol.model.denoiser import make_network
+from ldpol.model.image import image_shape
 
 CLAIMS = (Claim("forward speed", 1.0, math.inf), Claim("left", -math.inf, 0.2), Claim("right", 0.25, 0.5))
 LANGUAGE = Language("wordllama", TowerConfig(hidden=8), CLAIMS, tuple(sorted(vocabulary(make_toy()))))

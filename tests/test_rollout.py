@@ -205,16 +205,16 @@ def record(task, count, policies, keys, episodes=1):
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("setting", "message"),
     [
-        (RolloutConfig(lanes=0), "at least 1 lane"),
-        (RolloutConfig(block=0), "blocks of at least 1 step"),
-        (RolloutConfig(layout="middle"), "unknown layout of rollouts 'middle'; choose one of last, first"),
+        ({"lanes": 0}, "lanes must be at least 1, found 0"),
+        ({"block": 0}, "block must be at least 1, found 0"),
+        ({"layout": "middle"}, "layout is unknown; choose one of last, first"),
     ],
 )
-def test_settings_out_of_range(config, message):
-    with pytest.raises(ValueError, match=message):
-        evaluate(make_toy(), push, ACTIONS, keys_for(6), config=config)
+def test_settings_out_of_range(setting, message):
+    with pytest.raises(SettingsError, match=message):
+        RolloutConfig(**setting)
 
 
 def test_devices_have_their_own_defaults():
@@ -367,6 +367,7 @@ compare(make_toy(noise=0.3), push, policies, 3, RolloutConfig(4, 5))
 """
 WALKER = """
 from ldpol.policy import PolicyShape
+from ldpol.settings import SettingsError
 from ldpol.tasks import make_task
 task = make_task("walker2d", episode_length=30)
 shape = PolicyShape(task.observation_size, task.action_size, (8,))

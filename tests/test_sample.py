@@ -14,7 +14,7 @@ from toy import make_toy, push
 
 from ldpol import sample, storage
 from ldpol.archive import Grid
-from ldpol.evaluation.film import film
+from ldpol.film import film
 from ldpol.policy import PolicyShape
 from ldpol.report.animation import render_animation
 from ldpol.rollout import rollout

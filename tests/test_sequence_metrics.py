@@ -8,7 +8,7 @@ from scipy.stats import norm
 from ldpol.archive import Grid
 from ldpol.evaluation.intervals import Estimate, Ratio, difference, estimate
 from ldpol.evaluation.sequence_metrics import compare_sequences, regions, sequence_ratios, summarise_sequences
-from ldpol.evaluation.sequencing import SegmentScore, SequenceScore
+from ldpol.planning.sequencing import SegmentScore, SequenceScore
 
 GRID = Grid((32, 32), (0.0, 0.0), (1.0, 1.0))
 NAN = float("nan")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.evaluation.choosing import around, best_candidate, first, from_archive, from_generator, look_ahead
-from ldpol.evaluation.sequencing import (
+from ldpol.planning.choosing import around, best_candidate, first, from_archive, from_generator, look_ahead
+from ldpol.planning.sequencing import (
     Choice,
     SegmentScore,
     Sequel,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldpol.archive import Grid
-from ldpol.evaluation.steadiness import averaged, repeat_distance, steadiness_metrics
+from ldpol.evaluation.suites.steadiness import averaged, repeat_distance, steadiness_metrics
 from ldpol.types import Score
 
 GRID = Grid((4,), (0.0,), (1.0,))

@@ -18,18 +18,18 @@ from ldpol import precision, storage
 from ldpol.archive import Archive, Grid
 from ldpol.baselines import cloned
 from ldpol.baselines.cloned import ClonedConfig
+from ldpol.distillation.dataset import Dataset
+from ldpol.errors import UserError
 from ldpol.evaluation import retention
 from ldpol.evaluation.intervals import over_seeds
 from ldpol.evaluation.metrics import action_distance
-from ldpol.evaluation.reconstruction import score_policies
-from ldpol.experiments import settings
-from ldpol.experiments.settings import ConfigError
+from ldpol.experiments import configs
 from ldpol.experiments.study import ground, methods, plan
-from ldpol.model.dataset import Dataset
-from ldpol.model.optimiser import OptimiserConfig
+from ldpol.player import make_player, score_policies
 from ldpol.policy import PolicyShape
 from ldpol.report import render
 from ldpol.report.retention import draw_retention
+from ldpol.train_loop import OptimiserConfig
 from ldpol.types import Score
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +39,7 @@ SHAPE, GRID = PolicyShape(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 
 def load(*overrides, variant="smoke"):
     """The study's config, its base found from wherever the tests run."""
-    config = settings.load_config(f"{STUDY}:{variant}", overrides)
+    config = configs.load_config(f"{STUDY}:{variant}", overrides)
     config.base = f"{ROOT}/{config.base}"
     for row in config.rows.values():
         row.train = row.train and f"{ROOT}/{row.train}"
@@ -57,7 +57,7 @@ def test_every_row_of_the_configs_can_be_read_and_trained(variant):
         assert {row.training, row.settings.get("match", "")} <= done | {row.name, ""}
         done.add(row.name)
         run = plan.run_config(config, row, 7)
-        base = settings.load_config(config.base, ["seed=7"])
+        base = configs.load_config(config.base, ["seed=7"])
         for part in ("seed", "task", "policy", "archive", "rollout", "eval"):
             assert run[part] == base[part]
         assert run.train.held_out == base.train.held_out
@@ -97,7 +97,7 @@ def test_a_plan_that_makes_no_sense(change, said):
         for part in parents:
             section = section[part]
         section[last] = value
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         plan.read_rows(config)
 
 
@@ -105,7 +105,7 @@ def test_a_typo_in_a_row_names_the_nearest_key():
     config = load()
     with config.unlocked():
         config.rows.ours.overrides = ("train.autoencoder.architecture.ranks=3",)
-    with pytest.raises(ConfigError, match=r"did you mean train\.autoencoder\.architecture\.rank\?"):
+    with pytest.raises(UserError, match=r"did you mean train\.autoencoder\.architecture\.rank\?"):
         plan.run_config(config, plan.read_rows(config)[0], 0)
 
 
@@ -145,9 +145,9 @@ def test_the_largest_model_that_fits():
     row = plan.Row("one", "gaussian", "", "float32", "", (), {})
     weigh = lambda count: 10 * count + 7  # noqa: E731
     assert [methods._largest(weigh, 9, budget, row) for budget in (17, 26, 27, 5000)] == [1, 1, 2, 9]
-    with pytest.raises(ConfigError, match="weighs 17 bytes, over 16"):
+    with pytest.raises(UserError, match="weighs 17 bytes, over 16"):
         methods._largest(weigh, 9, 16, row)
-    with pytest.raises(ConfigError, match="has no size of its own"):
+    with pytest.raises(UserError, match="has no size of its own"):
         methods._largest(weigh, 9, 0, row)
 
 
@@ -160,7 +160,7 @@ def setting(tmp_path_factory):
     score = Score(np.linspace(1.0, 2.0, 30, dtype=np.float32), measures, np.ones(30))
     kind = np.repeat([0, 1], [25, 5])
     folder = tmp_path_factory.mktemp("study")
-    config = settings.load_config(f"{ROOT}/experiments/walker2d.py:smoke")
+    config = configs.load_config(f"{ROOT}/experiments/walker2d.py:smoke")
     return ground.Ground(config, folder, None, archive, "a", kind, score, score, None)
 
 
@@ -180,7 +180,7 @@ def test_matched_models_keep_to_the_budget(setting, method):
 
 def test_diversity_by_hand(setting):
     """Of the elites: those nearest to a condition, in its own elite's states; of a look-up: none."""
-    section = settings.load_config(f"{STUDY}:smoke").diversity
+    section = configs.load_config(f"{STUDY}:smoke").diversity
     trained = setting.trained
     assert len(trained) == 25 and float(trained.fitness[3]) == pytest.approx(float(setting.reference.fitness[3]))
     states = np.random.default_rng(0).normal(size=(25, 12, 3)).astype(np.float32)
@@ -215,12 +215,13 @@ def test_a_stored_generator_samples_as_it_was_told(setting):
 
 def test_a_clone_scores_as_the_plain_policies_it_is(tmp_path):
     """Played through its own apply on two devices, against its folded policies one after the other."""
-    config = settings.load_config(f"{ROOT}/experiments/walker2d.py:smoke")
+    config = configs.load_config(f"{ROOT}/experiments/walker2d.py:smoke")
     task, grid = make_toy(noise=0.2), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
     measures = np.asarray(jax.random.uniform(jax.random.key(1), (6, 2)))
     score = Score(np.ones(6), measures, np.ones(6))
     archive = Archive(None, jnp.ones(6), jnp.asarray(measures), grid=grid, task="toy")
-    stand = ground.Ground(config, tmp_path, task, archive, "a", np.zeros(6), score, score, None)
+    player = make_player(task, SHAPE.apply, episodes=2, chunk=64)
+    stand = ground.Ground(config, tmp_path, task, archive, "a", np.zeros(6), score, score, player)
     sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4)
     data = Dataset(None, jnp.asarray(measures), jnp.ones(6), jnp.ones((6, 4, 3)), jnp.ones((6, 4, 2)), jnp.asarray(4))
     params = cloned.start(sizes, OptimiserConfig(1), data, jax.random.key(2)).params
@@ -278,7 +279,7 @@ def test_smoke_study_through_the_command_line(tmp_path):
     (tmp_path / "rows" / "archive_int8-seed0.json").unlink()
     again = call(tmp_path, *few)
     assert again.returncode == 0 and "ours_int8, seed 0: already done" in again.stderr
-    assert "playing archive_int8: already done" in again.stderr
+    assert "study: archive_int8: already done" in again.stderr
     assert (tmp_path / "rows" / "ours-seed0.json").stat().st_mtime_ns == kept
     same = storage.read_json(tmp_path / "retention.json")["rows"][2]
     assert same["qd_ratio"] == stored["qd_ratio"]

@@ -14,10 +14,8 @@ from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Archive, Grid
-from ldpol.evaluation.choosing import first, from_archive, from_generator
 from ldpol.evaluation.metrics import action_distance
 from ldpol.evaluation.reconstruction import sample_policies, score_generated, score_policies
-from ldpol.evaluation.sequencing import play_sequences
 from ldpol.experiments import evaluate, passes, session
 from ldpol.experiments.reading import grammar_of
 from ldpol.experiments.settings import ConfigError, load_config
@@ -25,6 +23,8 @@ from ldpol.experiments.suites import composition, cutout, guidance, language, se
 from ldpol.experiments.suites.context import Context, renumber
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
+from ldpol.planning.choosing import first, from_archive, from_generator
+from ldpol.planning.sequencing import play_sequences
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
 

@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -6,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.model import autoencoder, training
-from ldpol.model.autoencoder import AutoencoderConfig
-from ldpol.model.bank import LatentBank
+from ldpol.distillation import autoencoder, denoiser
+from ldpol.distillation.autoencoder import Teaching
+from ldpol.distillation.config import AutoencoderLoss, AutoencoderTraining, DenoiserTraining, DiffusionLoss
+from ldpol.distillation.dataset import Dataset, elite_weights, normaliser
+from ldpol.distillation.targets import LatentDataset
 from ldpol.model.condition import ask
-from ldpol.model.dataset import Dataset, elite_weights, normaliser
+from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import make_schedule, precondition
-from ldpol.model.optimiser import OptimiserConfig, advance, make_optimiser, scan_steps, start_state
 from ldpol.model.sampler import sample
-from ldpol.model.training import AutoencoderLoss, DiffusionLoss
 from ldpol.policy import PolicyShape
 from ldpol.rollout import policy_mesh
+from ldpol.train_loop import OptimiserConfig, advance, scan_steps, start_state
 
 SHAPE = PolicyShape(3, 2, ())  # linear policies
 CONFIG = AutoencoderConfig(
@@ -59,7 +61,8 @@ def prepare(data, config=CONFIG, loss=LOSS, optimiser=None, mesh=None):
     params = started(config)
     state = start_state(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
     projection = params["encoder"]["projection"]
-    step = partial(training.autoencoder_step, SHAPE, config, loss, optimiser, mesh, data, projection)
+    training = AutoencoderTraining(config, loss, optimiser)
+    step = partial(autoencoder.autoencoder_step, SHAPE, training, mesh, data=(data, projection))
     run = jax.jit(partial(scan_steps, step), static_argnames="steps")
     return run, state
 
@@ -105,7 +108,7 @@ def test_two_devices_train_as_one(data, one_device, mesh):
     _, metrics_two = run_two(state, key, steps=5)
     np.testing.assert_allclose(numbers(metrics_one), numbers(metrics_two), rtol=1e-4)
     # On raw observations no gradient of these parameters is noise about zero.
-    raw = CONFIG._replace(normalise=False)
+    raw = replace(CONFIG, normalise=False)
     (run_one, state), (run_two, _) = (prepare(data, raw, mesh=where) for where in (one_device, mesh))
     one, two = run_one(state, key, steps=5)[0], run_two(state, key, steps=5)[0]
     np.testing.assert_allclose(numbers(one.params), numbers(two.params), atol=2e-4)
@@ -140,21 +143,21 @@ def test_first_adam_step_is_the_rate_against_the_gradient():
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"rate": 0.0}, {"ema": 1.0}, {"ema": -0.1}, {"clip": 0.0}])
 def test_optimisers_that_cannot_be(change):
-    with pytest.raises(ValueError, match="training needs"):
-        make_optimiser(OptimiserConfig(steps=10)._replace(**change))
+    with pytest.raises(ValueError, match=f"OptimiserConfig.{next(iter(change))} must be"):
+        replace(OptimiserConfig(steps=10), **change)
 
 
-MATRIX = CONFIG._replace(head="matrix", encoder="convolution", octaves=0)
+MATRIX = replace(CONFIG, head="matrix", encoder="convolution", octaves=0)
 
 
 def gradient_of(data, kind, config=MATRIX):
     params = started(config)
     one = jax.tree.map(lambda leaf: leaf[0], (data.policies, data.measures, data.states, data.actions))
     trained = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
-    loss = partial(
-        training.autoencoder_loss, SHAPE, config, AutoencoderLoss(kind=kind), params["encoder"]["projection"]
-    )
-    (value, parts), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(trained, *one, jax.random.key(0))
+    training = AutoencoderTraining(config, AutoencoderLoss(kind=kind))
+    loss = partial(autoencoder.autoencoder_loss, SHAPE, training, params["encoder"]["projection"])
+    gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, parts), gradient = gradients(trained, Teaching(*one), jax.random.key(0))
     return value, parts, gradient["decoder"]["MatrixHead_0"]
 
 
@@ -173,10 +176,13 @@ def test_behaviour_loss_is_weighted_action_error_and_kl(data):
     assert np.isfinite(numbers(head)).all()
 
 
-@pytest.mark.parametrize(("kind", "config"), [("actions", MATRIX), ("parameters", CONFIG)])
-def test_losses_that_cannot_be(data, kind, config):
-    with pytest.raises(ValueError, match="behaviour, or parameters with head matrix"):
-        gradient_of(data, kind, config)
+@pytest.mark.parametrize(
+    ("kind", "config", "said"),
+    [("actions", MATRIX, "one of behaviour, parameters"), ("parameters", CONFIG, "needs architecture.head matrix")],
+)
+def test_losses_that_cannot_be(kind, config, said):
+    with pytest.raises(ValueError, match=said):
+        AutoencoderTraining(config, AutoencoderLoss(kind=kind))
 
 
 @pytest.mark.parametrize(
@@ -190,11 +196,13 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
     measures = (0.5 + 0.4 * sign)[:, None]
     network = make_network(DenoiserConfig(network="mlp", embedding=16, hidden=32, layers=1, octaves=2), (2, 2, 1))
     loss = DiffusionLoss(parametrisation=parametrisation, target=target, batch=64, drop_all=0.2, drop_each=0.0)
-    loss = loss._replace(weighting=weighting, visited=visited)
+    loss = replace(loss, weighting=weighting, visited=visited)
     optimiser = OptimiserConfig(steps=600, rate=1e-2, warmup=20, ema=0.98)
     params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), ask(measures[0]))["params"]
-    bank = LatentBank(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64), jnp.linspace(0.0, 1.0, 64))
-    step = partial(training.diffusion_step, network, loss, 10, optimiser, one_device, bank)
+    bank = LatentDataset(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64), jnp.linspace(0.0, 1.0, 64))
+    step = partial(
+        denoiser.diffusion_step, network, DenoiserTraining(loss=loss, optimiser=optimiser), 10, one_device, dataset=bank
+    )
     run = jax.jit(partial(scan_steps, step), static_argnames="steps")
     state, metrics = run(start_state(optimiser, params), jax.random.key(1), steps=600)
     assert np.isfinite(metrics["loss"])
@@ -218,7 +226,7 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
 def test_noise_levels_are_those_of_the_sampler_and_others(name):
     """A quarter lies at the starts of the sampler's three steps, as often at each; the rest is uniform."""
     schedule = make_schedule(name)
-    drawn = np.asarray(training.draw_levels(jax.random.key(0), schedule, 40_000, 0.25, 3))
+    drawn = np.asarray(denoiser.draw_levels(jax.random.key(0), schedule, 40_000, 0.25, 3))
     starts = schedule.end * np.array([1.0, 2 / 3, 1 / 3])
     at = np.isclose(drawn[:, None], starts, atol=1e-6)
     np.testing.assert_allclose(at.mean(0), 0.25 / 3, atol=0.006)
@@ -236,32 +244,24 @@ def test_the_sampler_visits_the_levels_that_are_trained():
 
     sample(jax.random.key(0), denoise, schedule, ask(jnp.zeros(1)), (2, 2, 1), steps=5)
     jax.effects_barrier()
-    drawn = training.draw_levels(jax.random.key(1), schedule, 200, 1.0, 5)
+    drawn = denoiser.draw_levels(jax.random.key(1), schedule, 200, 1.0, 5)
     np.testing.assert_allclose(np.unique(drawn), np.unique(seen), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"target": "mode"}, "sample, or posterior with noise > 0"),
-        ({"target": "posterior", "noise": 0.0}, "sample, or posterior with noise > 0"),
-        ({"weighting": "eps"}, "weighting must be target or clean, found 'eps'"),
+        ({"target": "mode"}, "target must be one of sample, posterior"),
+        ({"target": "posterior", "noise": 0.0}, "noise must be greater than 0 where target is posterior"),
+        ({"parametrisation": "eps"}, "eps cannot start from pure noise"),
+        ({"noise": float("nan")}, "noise must be a finite number, found nan"),
+        ({"visited": 1.5}, "visited must be at most 1, found 1.5"),
+        ({"weighting": "eps"}, "weighting must be one of target, clean, found 'eps'"),
     ],
 )
-def test_losses_of_the_denoiser_that_cannot_be(one_device, change, said):
-    bank = LatentBank(jnp.zeros((4, 2, 2, 1)), jnp.ones((2, 2, 1)), jnp.zeros((4, 1)), jnp.ones(4), jnp.zeros(4))
-    network = make_network(DenoiserConfig(network="mlp"), (2, 2, 1))
+def test_losses_of_the_denoiser_that_cannot_be(change, said):
     with pytest.raises(ValueError, match=said):
-        training.diffusion_step(
-            network,
-            DiffusionLoss()._replace(**change),
-            4,
-            OptimiserConfig(steps=1),
-            one_device,
-            bank,
-            start_state(OptimiserConfig(steps=1), {}),
-            jax.random.key(0),
-        )
+        replace(DiffusionLoss(), **change)
 
 
 def test_only_weighted_policies_are_drawn(data, one_device):

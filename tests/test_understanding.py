@@ -22,7 +22,7 @@ from ldpol.language.understanding import (
     make_tower,
     tower_step,
 )
-from ldpol.model.optimiser import OptimiserConfig, scan_steps, start_state
+from ldpol.train_loop import OptimiserConfig, scan_steps, start_state
 
 
 class HashEncoder(NamedTuple):

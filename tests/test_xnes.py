@@ -386,15 +386,8 @@ def test_restarts_inside_a_compiled_run():
     ids=str,
 )
 def test_bad_settings_are_refused(bad):
-    config, state = XNESConfig(**bad), init(XNESConfig(), jnp.zeros(3))
-    for use in (
-        lambda: population_size(config, 3),
-        lambda: init(config, jnp.zeros(3)),
-        lambda: ask(config, state, jax.random.key(0)),
-        lambda: tell(config, state, jnp.zeros((7, 3)), jnp.zeros(7)),
-    ):
-        with pytest.raises(ValueError, match="xNES"):
-            use()
+    with pytest.raises(ValueError, match="XNESConfig"):
+        XNESConfig(**bad)
 
 
 @pytest.mark.parametrize("mean", [0.0, np.zeros((2, 2)), np.zeros(0)], ids=["scalar", "matrix", "empty"])

@@ -11,6 +11,7 @@ from flax import struct
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, compute_euclidean_centroids
 
 from ldpol import storage
+from ldpol.errors import UserError
 from ldpol.policy import PolicyShape, shape_of
 from ldpol.tasks import Task
 from ldpol.types import Array, Params
@@ -98,7 +99,7 @@ def make_grid(task: Task, cells_per_measure: int | tuple[int, ...]) -> Grid:
     """
     shape = cells_per_measure if isinstance(cells_per_measure, tuple) else (cells_per_measure,) * task.measures
     if len(shape) != task.measures or min(shape) < 1:
-        raise ValueError(
+        raise UserError(
             f"a grid for {task.name} needs {task.measures} positive numbers of cells "
             f"({', '.join(task.measure_names)}), found {shape}"
         )
@@ -152,6 +153,7 @@ class Archive:
       grid: the grid they were collected on.
       task: name of the task.
       settings: what the task was made with (backend, episode length, reset noise), for checks and records.
+      traits: `[N, C]` how they behave beyond their measures (`traits.columns`); None where that was not measured.
     """
 
     policies: Params
@@ -160,6 +162,7 @@ class Archive:
     grid: Grid = struct.field(pytree_node=False)
     task: str = struct.field(pytree_node=False)
     settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
+    traits: Array | None = None
 
     def __len__(self) -> int:
         return int(self.fitness.shape[0])
@@ -183,11 +186,11 @@ def check(archive: Archive) -> Archive:
     """
     count = archive.fitness.shape[0]
     if count == 0:
-        raise ValueError("the archive is empty: expected at least one elite; run the archive stage for longer")
+        raise UserError("the archive is empty: expected at least one elite; run the archive stage for longer")
     shape_of(archive.policies, batched=True)
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(archive.policies)}
     if leading != {count} or archive.measures.shape != (count, len(archive.grid.shape)):
-        raise ValueError(
+        raise UserError(
             f"the archive's arrays disagree: {count} fitnesses, policies with leading axes {sorted(leading)}, measures "
             f"{archive.measures.shape} on a grid of {len(archive.grid.shape)} measures; expected one row an elite"
         )
@@ -196,7 +199,7 @@ def check(archive: Archive) -> Archive:
         for leaf in jax.tree.leaves(value):
             rows |= ~np.isfinite(np.asarray(leaf).reshape(count, -1)).all(1)
         if rows.any():
-            raise ValueError(
+            raise UserError(
                 f"the archive holds NaN or infinite {name} in {rows.sum()} of {count} elites (first: elite "
                 f"{int(rows.argmax())}); remove them before training"
             )
@@ -206,7 +209,7 @@ def check(archive: Archive) -> Archive:
     outside = ((measures < low - slack) | (measures > high + slack)).any(1)
     if outside.any():
         first = int(outside.argmax())
-        raise ValueError(
+        raise UserError(
             f"measures of {outside.sum()} elites lie outside the grid's bounds {archive.grid.low} to "
             f"{archive.grid.high} (first: elite {first} at {measures[first].tolist()}); is the archive of another task?"
         )
@@ -217,9 +220,9 @@ def check_task(archive: Archive, task: Task) -> None:
     """Raise `ValueError` unless the archive's policies fit the task and were collected on it."""
     shape = archive.shape
     if archive.task != task.name:
-        raise ValueError(f"this archive is of task {archive.task!r}, the config asks for {task.name!r}")
+        raise UserError(f"this archive is of task {archive.task!r}, the config asks for {task.name!r}")
     if (shape.observation_size, shape.action_size) != (task.observation_size, task.action_size):
-        raise ValueError(
+        raise UserError(
             f"the archive's policies map {shape.observation_size} observations to {shape.action_size} actions; "
             f"{task.name} has {task.observation_size} and {task.action_size}"
         )
@@ -228,6 +231,8 @@ def check_task(archive: Archive, task: Task) -> None:
 def save(archive: Archive, path: Path) -> None:
     """Write the archive to the folder `path`, atomically, without pickle."""
     arrays = {"policies": archive.policies, "fitness": archive.fitness, "measures": archive.measures}
+    if archive.traits is not None:
+        arrays["traits"] = archive.traits
     about = {"grid": archive.grid._asdict(), "task": archive.task, "settings": dict(archive.settings)}
     storage.save(path, arrays, kind=KIND, about=about)
 
@@ -301,7 +306,7 @@ def from_data_frame(
     extra = f"solution_{shape.size}" in frame.columns or f"measures_{len(grid.shape)}" in frame.columns
     if missing or extra:
         found = sum(str(name).startswith("solution_") for name in frame.columns)
-        raise ValueError(
+        raise UserError(
             f"the data frame does not fit: policies {shape} have {shape.size} parameters, found {found} solution "
             f"columns; {len(missing)} columns are missing{f' (first: {missing[0]})' if missing else ''}"
         )

@@ -15,15 +15,16 @@ from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Grid
+from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, parse_settings, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder
-from ldpol.model.bank import Scaling, image_shape, split_image
 from ldpol.model.condition import Condition, ask, joint
+from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
-from ldpol.model.sampler import Method, sample
+from ldpol.model.image import Scaling, image_shape, split_image
+from ldpol.model.sampler import Method, SamplerConfig, sample
 from ldpol.policy import PolicyShape
 from ldpol.precision import Precision, compress, expand, pack, unpack
 from ldpol.types import Array, Key, Params, PyTree
@@ -70,10 +71,10 @@ class PolicyGenerator:
     measure_names: tuple[str, ...] = struct.field(pytree_node=False)
     task: str = struct.field(pytree_node=False)
     settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())
-    steps: int = struct.field(pytree_node=False, default=5)
-    method: Method = struct.field(pytree_node=False, default="ddim")
-    guidance: float = struct.field(pytree_node=False, default=1.0)
-    text_guidance: float = struct.field(pytree_node=False, default=2.0)
+    steps: int = struct.field(pytree_node=False, default=SamplerConfig.steps)
+    method: Method = struct.field(pytree_node=False, default=SamplerConfig.method)
+    guidance: float = struct.field(pytree_node=False, default=SamplerConfig.guidance)
+    text_guidance: float = struct.field(pytree_node=False, default=SamplerConfig.text_guidance)
     language: Language | None = struct.field(pytree_node=False, default=None)
     precision: Precision = struct.field(pytree_node=False, default="float32")
 
@@ -103,14 +104,14 @@ class PolicyGenerator:
         """
         count = len(self.measure_names)
         if text is not None and text.shape != (self.words,):
-            raise ValueError(
+            raise UserError(
                 f"this model of {self.task} was trained without language; ask for measures"
                 if not self.words
                 else f"expected the {self.words} numbers that `read` makes of one sentence, found shape {text.shape}"
             )
         if quality is not None and not isinstance(quality, jax.core.Tracer) and not 0 <= float(quality) <= 1:
             if not np.isnan(float(quality)):
-                raise ValueError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
+                raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
         scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
         return ask(scaled, quality, text, words=self.words)
 
@@ -119,7 +120,7 @@ class PolicyGenerator:
         count = len(self.measure_names)
         measures = jnp.asarray(measures, jnp.float32)
         if measures.shape != (count,):
-            raise ValueError(
+            raise UserError(
                 f"expected {count} measures ({', '.join(self.measure_names)}), found shape {measures.shape}; "
                 "for a batch, jax.vmap over keys and measures"
             )
@@ -137,7 +138,7 @@ class PolicyGenerator:
                 if value < low or value > high
             ]
             if outside:
-                raise ValueError(f"measures outside their bounds: {'; '.join(outside)}")
+                raise UserError(f"measures outside their bounds: {'; '.join(outside)}")
         return self.grid.scaled(measures)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
@@ -252,7 +253,7 @@ class PolicyGenerator:
             some are unknown there is a warning.
         """
         if self.language is None:
-            raise ValueError(f"this model of {self.task} was trained without language; ask for measures")
+            raise UserError(f"this model of {self.task} was trained without language; ask for measures")
         return read(self.language, self.reader, texts, encoder)
 
     def from_text(
@@ -300,7 +301,7 @@ class PolicyGenerator:
         """
         measures, scales = jnp.asarray(measures, jnp.float32), jnp.asarray(scales, jnp.float32)
         if measures.ndim != 2 or scales.shape != measures.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"expected conditions [K, {len(self.measure_names)}] and one scale each, found shapes "
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
@@ -354,7 +355,7 @@ class PolicyGenerator:
           ValueError: if a platform is unknown to jax.
         """
         if not platforms or set(platforms) - set(PLATFORMS):
-            raise ValueError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
+            raise UserError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
         batch = jax_export.symbolic_shape("b")[0]
 
         def generate(keys: Array, measures: Array) -> Params:
@@ -384,11 +385,11 @@ def load(path: Path | str) -> PolicyGenerator:
         raise FileNotFoundError(f"expected a generator's file at {path}, found {found}; the train stage writes it")
     arrays, about = unpack(path.read_bytes(), str(path))
     if about.get("kind") != KIND:
-        raise ValueError(f"{path} holds {about.get('kind', 'something else')}, expected a {KIND}")
+        raise UserError(f"{path} holds {about.get('kind', 'something else')}, expected a {KIND}")
     try:
         # A model without language has no arrays of a reader, and a file no trace of them.
         parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, expand(arrays))
         scaling = Scaling(**parts.pop("scaling"))
         return PolicyGenerator(**parts, scaling=scaling, **parse_settings(about))
     except (KeyError, TypeError) as error:
-        raise ValueError(f"the generator at {path} lacks or has unknown settings: {error}") from error
+        raise UserError(f"the generator at {path} lacks or has unknown settings: {error}") from error

@@ -8,7 +8,7 @@ from flax import serialization
 
 from ldpol.archive import Grid
 from ldpol.language.reader import Language, language_from_json, language_to_json
-from ldpol.model.autoencoder import AutoencoderConfig
+from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig
 from ldpol.policy import PolicyShape
 from ldpol.types import PyTree
@@ -49,14 +49,17 @@ def arrays_of(generator: Any) -> dict[str, PyTree]:
 
 def settings_of(generator: Any) -> dict[str, Any]:
     """Return everything else of a generator as JSON values."""
-    settings = {}
-    for name in _PARSERS:
-        value = getattr(generator, name)
-        if isinstance(value, Language):
-            settings[name] = language_to_json(value)
-            continue
-        settings[name] = value._asdict() if hasattr(value, "_asdict") else dict(value) if name == "settings" else value
-    return settings
+    return {name: _json(name, getattr(generator, name)) for name in _PARSERS}
+
+
+def _json(name: str, value: Any) -> Any:
+    if isinstance(value, Language):
+        return language_to_json(value)
+    if isinstance(value, AutoencoderConfig | DenoiserConfig):
+        return dataclasses.asdict(value)
+    if isinstance(value, PolicyShape | Grid):
+        return value._asdict()
+    return dict(value) if name == "settings" else value
 
 
 def parse_settings(about: Mapping[str, Any]) -> dict[str, Any]:

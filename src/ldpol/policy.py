@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ldpol.errors import UserError
 from ldpol.types import Array, Key, Params
 
 
@@ -101,7 +102,7 @@ def shape_of(params: Params, batched: bool = False) -> PolicyShape:
     kernels = [layers[f"Dense_{i}"]["kernel"] for i in range(len(layers)) if f"Dense_{i}" in layers]
     if not kernels or len(kernels) != len(layers) or any(k.ndim != 2 + batched for k in kernels):
         found = jax.tree.map(jnp.shape, params)
-        raise ValueError(
+        raise UserError(
             "these are not the parameters of an MLP policy: expected {'params': {'Dense_0': {'kernel', 'bias'}, "
             f"...}}}} {'with a leading policy axis' if batched else ''}, found shapes {found}"
         )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldpol.errors import UserError
 from ldpol.types import Array, PyTree
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -40,7 +41,7 @@ def compress(tree: PyTree, precision: Precision) -> PyTree:
       ValueError: for an unknown precision.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        raise UserError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
     def one(leaf: Any) -> Any:
         leaf = jnp.asarray(leaf)
@@ -123,16 +124,16 @@ def unpack(content: bytes, what: str = "the file") -> tuple[dict[str, Any], dict
     start = len(_MAGIC) + 8
     if content[: len(_MAGIC)] != _MAGIC:
         found = "a packed model of another version of ldpol" if content.startswith(_FORMAT) else "not a packed model"
-        raise ValueError(f"{what} is {found}; write it again")
+        raise UserError(f"{what} is {found}; write it again")
     try:
         end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
         header = json.loads(content[start:end])
         numbers = content[end:]
         stated = header.pop("sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{what} is damaged; write it again") from error
+        raise UserError(f"{what} is damaged; write it again") from error
     if hashlib.sha256(_encode(header) + numbers).hexdigest() != stated:
-        raise ValueError(f"{what} is damaged; write it again")
+        raise UserError(f"{what} is damaged; write it again")
     tree: dict[str, Any] = {}
     offset = 0
     for place, dtype, shape in header["tensors"]:

@@ -8,6 +8,7 @@ beyond the scores themselves.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ldpol.errors import UserError
 from ldpol.lanes import lanes_last
+from ldpol.settings import check, fail
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree, Score
 
@@ -77,7 +80,8 @@ OTHER_DEVICE = Device("first", 4096)
 LAYOUTS = ("last", "first")
 
 
-class RolloutConfig(NamedTuple):
+@dataclass(frozen=True)
+class RolloutConfig:
     """How rollouts use a device.
 
     Attributes:
@@ -91,19 +95,16 @@ class RolloutConfig(NamedTuple):
     block: int = 10
     layout: str | None = None
 
-    def on(self, platform: str) -> Device:
-        """Return what is used on a platform such as `cpu`.
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"lanes": 1, "block": 1})
+        if self.layout not in (*LAYOUTS, None):
+            fail(self, "layout", f"is unknown; choose one of {', '.join(LAYOUTS)}, or None")
 
-        Raises:
-          ValueError: if a setting is out of range.
-        """
+    def on(self, platform: str) -> Device:
+        """Return what is used on a platform such as `cpu`."""
         best = DEVICES.get(platform, OTHER_DEVICE)
-        lanes, layout = best.lanes if self.lanes is None else self.lanes, self.layout or best.layout
-        if layout not in LAYOUTS:
-            raise ValueError(f"unknown layout of rollouts {layout!r}; choose one of {', '.join(LAYOUTS)}, or None")
-        if lanes < 1 or self.block < 1:
-            raise ValueError(f"rollouts need at least 1 lane and blocks of at least 1 step, found {self}")
-        return Device(layout, lanes)
+        return Device(self.layout or best.layout, self.lanes or best.lanes)
 
 
 @struct.dataclass
@@ -202,9 +203,9 @@ def evaluate(
     count = keys.shape[0]
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(policies)}
     if leading != {count}:
-        raise ValueError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
+        raise UserError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
     if episodes < 1:
-        raise ValueError(f"evaluate: episodes must be at least 1, found {episodes}")
+        raise UserError(f"evaluate: episodes must be at least 1, found {episodes}")
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     device = config.on(platform)
     work = partial(
@@ -216,7 +217,7 @@ def evaluate(
     if mesh is None:
         return work(policies, keys)
     if count % mesh.size:
-        raise ValueError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
+        raise UserError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
     spec = PartitionSpec("policies")
     return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
 
@@ -343,6 +344,7 @@ def over_chunks(
     size: int,
     mesh: Mesh,
     done: Callable[[int], Any] = lambda rows: None,
+    numbers: np.ndarray | None = None,
 ) -> PyTree:
     """Run a compiled program over N rows in chunks of one shape, spread over `mesh`; an entry point's host loop.
 
@@ -353,6 +355,7 @@ def over_chunks(
       program: `(rows [size, ...], keys [size]) -> pytree [size, ...]`, jitted.
       inputs: pytree with leading axis N.
       key: folded with the row's number to give its key.
+      numbers: `[N]` of the rows; rows of one number share their random numbers. None: 0 ... N - 1.
       size: rows a chunk, a multiple of the mesh's size; the last chunk is filled up with repeated rows, so that one
         compiled program serves any N.
       mesh: devices.
@@ -364,7 +367,7 @@ def over_chunks(
     count = jax.tree.leaves(inputs)[0].shape[0]
     order = np.random.default_rng(0).permutation(count)
     order = np.resize(order, -(-count // size) * size)
-    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count) if numbers is None else jnp.asarray(numbers))
     split, parts = split_over(mesh), []
     for begin in range(0, len(order), size):
         rows = order[begin : begin + size]

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldpol.experiments.errors import is_ours
+from ldpol.errors import UserError
 
 if TYPE_CHECKING:
     from ldpol.generator import PolicyGenerator
@@ -69,7 +69,7 @@ def numbers(text: str) -> list[float]:
         try:
             values.append(float(part))
         except ValueError as error:
-            raise ValueError(
+            raise UserError(
                 f"--measures takes numbers separated by commas, nan for a free one, found {part.strip()!r} in {text!r}"
             ) from error
     return values
@@ -79,20 +79,20 @@ def check(model: "PolicyGenerator", measures: list[float], options: argparse.Nam
     """Raise `ValueError` for what cannot be asked for, before anything is compiled."""
     names = ", ".join(model.measure_names)
     if len(measures) != len(model.measure_names):
-        raise ValueError(
+        raise UserError(
             f"this model of {model.task} takes {len(model.measure_names)} measures ({names}), found {len(measures)}; "
             "give one number each, nan to leave one free"
         )
     model.condition(measures, quality=options.quality)  # type: ignore[arg-type]
     for name, value, least in (("episodes", options.episodes, 1), ("steps", options.steps, 1)):
         if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, found {value}")
+            raise UserError(f"--{name} must be at least {least}, found {value}")
     if options.guidance is not None and not math.isfinite(options.guidance):
-        raise ValueError(f"--guidance must be a finite number, found {options.guidance}")
+        raise UserError(f"--guidance must be a finite number, found {options.guidance}")
     from ldpol import storage
 
     if options.out.exists() and not (options.out / storage.MANIFEST).is_file():
-        raise ValueError(f"--out {options.out} exists and is not a saved policy; choose another name")
+        raise UserError(f"--out {options.out} exists and is not a saved policy; choose another name")
     if storage.exists(options.out):
         storage.load(options.out, kind=KIND)
 
@@ -116,9 +116,8 @@ def run(options: argparse.Namespace) -> str:
     import jax.numpy as jnp
     import numpy as np
 
-    from ldpol import generator, storage
-    from ldpol.evaluation.film import film
-    from ldpol.experiments import session
+    from ldpol import generator, session, storage
+    from ldpol.film import film
     from ldpol.language.understanding import describe_understanding
     from ldpol.report.animation import render_animation
 
@@ -154,7 +153,7 @@ def run(options: argparse.Namespace) -> str:
     about = {
         "task": task.name,
         "settings": dict(model.settings),
-        "shape": model.shape._asdict(),
+        "shape": dict(model.shape._asdict()),
         "measure_names": list(model.measure_names),
         "asked": [None if math.isnan(value) else value for value in measures],
         "text": options.text,
@@ -226,14 +225,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Sample one policy; errors a user can mend are one line on stderr and exit code 2."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     # Imported late, so that --help and a wrong command line answer at once.
-    from ldpol.experiments import session
+    from ldpol import session
 
     try:
         session.start_jax()
         print(run(options))
-    except (ValueError, OSError) as error:
-        if not is_ours(error):
-            raise
+    except (UserError, OSError) as error:
         print(f"\nsample: {error}", file=sys.stderr)
         return 2
     return 0

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from ldpol.errors import UserError
 from ldpol.types import PyTree
 
 FORMAT = 1
@@ -56,7 +57,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing; run the stage that writes it") from error
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run its stage again") from error
+        raise UserError(f"{path} is damaged ({error}); delete it and run its stage again") from error
 
 
 def save(path: Path, tree: PyTree, *, kind: str, about: Mapping[str, Any] | None = None) -> None:
@@ -129,12 +130,12 @@ def load(path: Path, *, kind: str) -> tuple[Any, dict[str, Any]]:
         raise FileNotFoundError(f"expected a saved {kind} at {path}, found {found}; run the stage that writes it")
     manifest = _read_manifest(path)
     if manifest["kind"] != kind:
-        raise ValueError(f"{path} holds a {manifest['kind']}, expected a {kind}")
+        raise UserError(f"{path} holds a {manifest['kind']}, expected a {kind}")
     for name, stated in manifest["files"].items():
         file = path / name
         if not file.is_file() or digest(file) != stated:
             state = "altered or truncated" if file.is_file() else "missing"
-            raise ValueError(f"{path} is damaged: {name} is {state}; restore it from a copy or write it again")
+            raise UserError(f"{path} is damaged: {name} is {state}; restore it from a copy or write it again")
     with ocp.StandardCheckpointer() as checkpointer:
         return checkpointer.restore(path / "arrays"), manifest["about"]
 
@@ -156,7 +157,7 @@ def load_state(path: Path, like: PyTree, *, kind: str) -> tuple[Any, dict[str, A
     found = [stored[name] for name in sorted(stored)]
     expected = [(np.shape(plain), np.asarray(plain).dtype) for plain in map(_plain, leaves)]
     if [(leaf.shape, leaf.dtype) for leaf in found] != expected:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint {path} does not fit these settings: it holds {len(found)} arrays, expected "
             f"{len(expected)}, or their shapes or types differ; use another workdir or delete it"
         )
@@ -181,11 +182,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         stated = manifest.pop("checksum", None)
         found = manifest["format"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(damaged) from error
+        raise UserError(damaged) from error
     if found != FORMAT:
-        raise ValueError(f"{path} has format {found}; this ldpol reads format {FORMAT}: install a matching version")
+        raise UserError(f"{path} has format {found}; this ldpol reads format {FORMAT}: install a matching version")
     if stated not in (None, _checksum(manifest)):
-        raise ValueError(damaged)
+        raise UserError(damaged)
     return manifest
 
 

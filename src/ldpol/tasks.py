@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ldpol.errors import UserError
 from ldpol.lanes import batch_last
 from ldpol.types import Array, Key
 
@@ -180,13 +181,13 @@ def make_task(
     if name not in SPECS:
         close = difflib.get_close_matches(name, SPECS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"unknown task {name!r}; the known tasks are {', '.join(SPECS)}.{hint}")
+        raise UserError(f"unknown task {name!r}; the known tasks are {', '.join(SPECS)}.{hint}")
     if backend not in BACKENDS:
-        raise ValueError(f"unknown physics backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+        raise UserError(f"unknown physics backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if episode_length < 1:
-        raise ValueError(f"episode_length must be at least 1 step, found {episode_length}")
+        raise UserError(f"episode_length must be at least 1 step, found {episode_length}")
     if reset_noise is not None and reset_noise < 0:
-        raise ValueError(f"reset_noise must be None (the environment's own) or >= 0, found {reset_noise}")
+        raise UserError(f"reset_noise must be None (the environment's own) or >= 0, found {reset_noise}")
     spec = SPECS[name]
     options: dict[str, Any] = {} if reset_noise is None else {"reset_noise_scale": reset_noise}
     if not terminate and name != "halfcheetah":

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ldpol.errors import UserError
 from ldpol.rollout import NO_RECORD, Recorder
 from ldpol.tasks import Task, TaskState, Torso
 from ldpol.types import Array, Behaviour, Key, PyTree, Score, mean_score
@@ -55,7 +56,7 @@ def traits(task: Task) -> tuple[Trait, ...]:
       ValueError: if the task does not say where its torso is.
     """
     if task.torso is None:
-        raise ValueError(f"task {task.name!r} has no traits: it does not say where its torso is; set `Task.torso`")
+        raise UserError(f"task {task.name!r} has no traits: it does not say where its torso is; set `Task.torso`")
     return tuple(trait for trait in TRAITS if task.sides or trait.name != "asymmetry")
 
 

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 import jax
 from flax import struct
 
+from ldpol.errors import UserError
+
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array
 """A typed key (`jax.random.key`), scalar unless a leading shape is stated."""
@@ -49,7 +51,7 @@ def mean_score(score: Score, axis: int = -1) -> Score:
       axis: the episode axis of `fitness`; counted from the end, it must be negative.
     """
     if axis >= 0:
-        raise ValueError(f"mean_score: axis must count from the end, found {axis}")
+        raise UserError(f"mean_score: axis must count from the end, found {axis}")
     return Score(
         fitness=score.fitness.mean(axis),
         measures=score.measures.mean(axis - 1),

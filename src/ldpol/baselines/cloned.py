@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from ldpol.archive import Grid
+from ldpol.distillation.autoencoder import action_error
+from ldpol.distillation.dataset import Dataset, normaliser
 from ldpol.model.condition import fourier_features, joint_features
-from ldpol.model.dataset import Dataset, normaliser
-from ldpol.model.optimiser import OptimiserConfig, TrainState, advance, scan_steps, start_state
-from ldpol.model.training import action_error
 from ldpol.precision import expand
+from ldpol.train_loop import OptimiserConfig, TrainState, advance, scan_steps, start_state
 from ldpol.types import Array, Key, Params, PyTree
 
 Style = list[Array]

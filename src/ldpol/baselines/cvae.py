@@ -8,9 +8,10 @@ from flax import struct
 from ldpol.archive import Grid
 from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
+from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.condition import ask
+from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.policy import PolicyShape
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
@@ -62,7 +63,7 @@ def fit(
       ValueError: for another prior.
     """
     if prior not in ("normal", "fitted"):
-        raise ValueError(f"the prior must be normal or fitted, found {prior!r}")
+        raise UserError(f"the prior must be normal or fitted, found {prior!r}")
     fitted = None
     if prior == "fitted":
         count = mean.shape[0]

@@ -10,7 +10,8 @@ from flax import struct
 from ldpol.archive import Grid
 from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
-from ldpol.model.autoencoder import principal_directions
+from ldpol.distillation.autoencoder import principal_directions
+from ldpol.errors import UserError
 from ldpol.policy import PolicyShape
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params
@@ -67,7 +68,7 @@ def fit(
     """
     vectors = np.asarray(jax.vmap(shape.flatten)(policies))
     if not 1 <= components < vectors.shape[0]:
-        raise ValueError(f"{vectors.shape[0]} policies have fewer than {components} principal components")
+        raise UserError(f"{vectors.shape[0]} policies have fewer than {components} principal components")
     mean = vectors.mean(0)
     directions_, scales = principal_directions(vectors - mean, components)
     values = (vectors - mean) @ directions_.T / np.maximum(scales, 1e-12)

@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from ldpol.archive import Grid
-from ldpol.baselines.asking import nearest
 from ldpol.generator import PolicyGenerator
-from ldpol.model.autoencoder import AutoencoderConfig, Decoder
+from ldpol.measures import nearest
 from ldpol.model.condition import ask
+from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.policy import PolicyShape
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
@@ -51,6 +51,6 @@ def generate(model: LatentTable, key: Key, measures: Array) -> Params:
     """Decode the latent of the elite nearest to `measures` `[M]`, told what is asked for; the key decides nothing."""
     del key
     model = expand(model)
-    row = nearest(measures, model.measures)
+    row = nearest(measures, model.measures)[0]
     decoder = Decoder(model.shape, model.autoencoder)
     return decoder.apply({"params": model.decoder}, model.latents[row], ask(model.grid.scaled(measures)))

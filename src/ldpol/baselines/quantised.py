@@ -3,7 +3,7 @@
 import jax
 from flax import struct
 
-from ldpol.baselines.asking import nearest
+from ldpol.measures import nearest
 from ldpol.precision import Precision, compress, expand
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -38,5 +38,5 @@ def fit(policies: Params, measures: Array, precision: Precision) -> Stored:
 def generate(model: Stored, key: Key, measures: Array) -> Params:
     """Return the stored policy whose measures are nearest to `measures` `[M]`; the key decides nothing."""
     del key
-    row = nearest(measures, model.measures)
+    row = nearest(measures, model.measures)[0]
     return expand(jax.tree.map(lambda leaf: leaf[row], model.policies))

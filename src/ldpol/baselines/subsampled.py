@@ -7,6 +7,7 @@ import numpy as np
 from ldpol.archive import Grid
 from ldpol.baselines import quantised
 from ldpol.baselines.quantised import Stored, generate
+from ldpol.errors import UserError
 from ldpol.precision import Precision
 from ldpol.types import Array, Params
 
@@ -35,7 +36,7 @@ def choose(grid: Grid, fitness: Array, measures: Array, count: int) -> Array:
     """
     total = fitness.shape[0]
     if not 1 <= count <= total:
-        raise ValueError(f"cannot choose {count} elites of an archive of {total}")
+        raise UserError(f"cannot choose {count} elites of an archive of {total}")
     place = grid.scaled(measures)
     filled = len(np.unique(np.asarray(grid.index(measures))))
     radius = 0.5 * (filled / grid.cells / count) ** (1.0 / place.shape[1])

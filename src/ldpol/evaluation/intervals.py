@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from ldpol.errors import UserError
+
 
 class Ratio(NamedTuple):
     """What every sequence adds to the two sums whose ratio is reported.
@@ -68,7 +70,7 @@ def difference(one: Ratio, other: Ratio, *, level: float = 0.95, resamples: int 
       ValueError: if the two were not measured on the same number of sequences.
     """
     if one.numerator.shape != other.numerator.shape:
-        raise ValueError(
+        raise UserError(
             f"a paired difference needs two methods on the same sequences, found results of shape "
             f"{one.numerator.shape} and {other.numerator.shape}"
         )
@@ -115,7 +117,7 @@ def _resampled(ratio: Ratio, resamples: int, seed: int) -> np.ndarray:
 
 def _ends(resampled: np.ndarray, seen: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     if not 0.0 < level < 1.0:
-        raise ValueError(f"level must be between 0 and 1, found {level}")
+        raise UserError(f"level must be between 0 and 1, found {level}")
     # Samples without a single observation say nothing; those rows are filled in only to keep NumPy quiet.
     known = np.where(seen >= 2, resampled, 0.0)
     low, high = np.nanquantile(known, [(1 - level) / 2, (1 + level) / 2], axis=0)

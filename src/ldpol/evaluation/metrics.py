@@ -1,5 +1,6 @@
 """Numbers that compare a generated archive with the original one; all on re-evaluated scores."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Grid, best_per_cell, grid_metrics
+from ldpol.errors import UserError
 from ldpol.rollout import Apply
-from ldpol.types import Array, Params, Score
+from ldpol.types import Array, Key, Params, Score
+
+RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio")
 
 
 def distances(targets: Array, achieved: Array) -> Array:
@@ -48,13 +52,33 @@ def action_distance(apply: Apply, policies: Params, observations: Array) -> Arra
     """
     count = jax.tree.leaves(policies)[0].shape[0]
     if count < 2 or not observations.shape[0]:
-        raise ValueError(
+        raise UserError(
             f"a distance between policies takes at least 2 policies and 1 observation, found {count} and "
             f"{observations.shape[0]}"
         )
     actions = jax.vmap(lambda params: jax.vmap(lambda seen: apply(params, seen))(observations))(policies)
     one, other = np.triu_indices(count, 1)
     return distances(actions[one], actions[other]).mean()
+
+
+def diversity(
+    apply: Apply, sample: Callable[[Key, Array], Params], targets: Array, keys: Key, observations: Array
+) -> Array:
+    """Return how differently several policies of one condition act, `[]`, averaged over conditions.
+
+    Args:
+      apply: `(params, observation [O]) -> action [A]`.
+      sample: `(key, measures [M]) -> one policy`.
+      targets: `[N, M]` the conditions.
+      keys: `[N, S]`, one per policy.
+      observations: `[N, B, O]` where the policies of a condition act.
+    """
+
+    def one(part: tuple[Array, Key, Array]) -> Array:
+        target, keys, seen = part
+        return action_distance(apply, jax.vmap(sample, (0, None))(keys, target), seen)
+
+    return jax.lax.map(one, (targets, keys, observations)).mean()
 
 
 def summarise(grid: Grid, score: Score, offset: float) -> dict[str, float]:

@@ -9,10 +9,9 @@ import numpy as np
 
 from ldpol.archive import Grid
 from ldpol.evaluation.intervals import over_seeds, show
-from ldpol.evaluation.metrics import compare
+from ldpol.evaluation.metrics import RATIOS, compare
 from ldpol.types import Score
 
-RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio")
 NUMBERS = (
     *("compression_bytes", "compression_params", "bytes", *RATIOS, "mem", "success_rate", "trained_mem"),
     *("held_out_mem", "held_out_reward_ratio", "box_mem", "box_reward_ratio", "box_cells", "diversity"),

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Grid
+from ldpol.errors import UserError
 from ldpol.evaluation.intervals import Estimate, Ratio, difference, estimate
-from ldpol.evaluation.sequencing import SequenceScore
+from ldpol.planning.sequencing import SequenceScore
 from ldpol.types import Array
 
 LONG = 0.8
@@ -44,7 +45,7 @@ def sequence_ratios(
     measures, lived, survived = np.asarray(segments.measures), np.asarray(segments.lived), np.asarray(segments.survived)
     wanted = np.asarray(targets, np.float32)
     if measures.ndim != 4 or wanted.shape != (measures.shape[0], *measures.shape[2:]):
-        raise ValueError(
+        raise UserError(
             f"scores of {measures.shape[:-1]} (sequences, episodes, segments) do not fit targets of shape "
             f"{wanted.shape}; expected targets [S, K, M] of the same sequences"
         )

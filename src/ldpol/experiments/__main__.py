@@ -1,17 +1,16 @@
 """`python -m ldpol.experiments STAGE --config FILE:VARIANT --workdir FOLDER [--config.key=value ...]`."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
-
-from ldpol.experiments.errors import is_ours
 
 DESCRIPTION = """\
 From a quality-diversity archive to one generative model of its policies. The stages, in order:
 
   archive    search for elites: MAP-Elites, PPGA or both  -> WORKDIR/archive
   train      autoencoder, then latent diffusion           -> WORKDIR/train, WORKDIR/model
-  evaluate   play everything again, compare, count cells  -> WORKDIR/eval
+  evaluate   roll everything out, compare, count cells    -> WORKDIR/eval
   report     figures and one HTML page                    -> WORKDIR/report.html
 
 And of its own, many models of one archive compared:
@@ -75,10 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage; errors a user can mend are one line on stderr and exit code 2."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     # Imported late, so that --help and a wrong command line answer at once.
-    from ldpol.experiments import session, settings
+    from ldpol import session
+    from ldpol.errors import UserError
+    from ldpol.experiments import configs
 
     try:
-        config = settings.load_config(options.config, overrides)
+        config = configs.load_config(options.config, overrides)
         if options.show:
             print(config)
             return 0
@@ -88,16 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
             session.say(f"report: {write_page(options.workdir)}")
             return 0
         session.start_jax()
-        from ldpol.experiments import archive, evaluate, train
-        from ldpol.experiments.study import stage as study
-
-        stages = {"archive": archive.run, "train": train.run, "evaluate": evaluate.run, "study": study.run}
-        stages[options.stage](config, options.workdir)
-    except (ValueError, FileNotFoundError, OSError) as error:
-        if isinstance(error, OSError | ValueError) and is_ours(error):
-            print(f"\n{options.stage}: {error}", file=sys.stderr)
-            return 2
-        raise
+        if options.stage != "study":
+            configs.check(config)
+        module = "ldpol.experiments.study.stage" if options.stage == "study" else f"ldpol.experiments.{options.stage}"
+        importlib.import_module(module).run(config, options.workdir)
+    except (UserError, OSError) as error:
+        print(f"\n{options.stage}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\n{options.stage}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

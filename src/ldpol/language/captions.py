@@ -15,6 +15,7 @@ from typing import NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ldpol.errors import UserError
 from ldpol.language import lexicon
 from ldpol.language.claims import Claim, Levels, satisfied
 from ldpol.language.lexicon import FRAMES
@@ -66,7 +67,7 @@ def make_grammar(task: Task, levels: Levels) -> Grammar:
     """
     expected = tuple(column.name for column in columns(task))
     if levels.names != expected:
-        raise ValueError(
+        raise UserError(
             f"these levels are not those of {task.name}: expected the columns {', '.join(expected)}; "
             f"found {', '.join(levels.names)}"
         )
@@ -120,9 +121,9 @@ def captions(
     names = grammar.levels.names
     row = np.asarray(behaviour, np.float64)
     if row.shape != (len(names),) or not np.isfinite(row).all():
-        raise ValueError(f"captions: expected {len(names)} finite values ({', '.join(names)}), found {row}")
+        raise UserError(f"captions: expected {len(names)} finite values ({', '.join(names)}), found {row}")
     if split not in get_args(Split):
-        raise ValueError(f"captions: unknown split {split!r}; choose one of {', '.join(get_args(Split))}")
+        raise UserError(f"captions: unknown split {split!r}; choose one of {', '.join(get_args(Split))}")
     rng = np.random.default_rng(seed)
     verbs, manners, clauses = (
         [(meaning, claims) for meaning, claims in said if satisfied(claims, names, row).all()]

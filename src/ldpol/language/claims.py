@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ldpol.errors import UserError
 from ldpol.language.meanings import SCALES, Grade, Scale
 
 QUANTILES = (0.1, 1 / 3, 2 / 3, 0.9)
@@ -41,10 +42,10 @@ def satisfied(
     """
     table = np.asarray(behaviours, np.float64)
     if table.ndim == 0 or table.shape[-1] != len(names):
-        raise ValueError(f"satisfied: expected {len(names)} columns ({', '.join(names)}), found shape {table.shape}")
+        raise UserError(f"satisfied: expected {len(names)} columns ({', '.join(names)}), found shape {table.shape}")
     missing = sorted({claim.trait for claim in claims} - set(names))
     if missing:
-        raise ValueError(f"satisfied: no column for {', '.join(missing)}; the columns are {', '.join(names)}")
+        raise UserError(f"satisfied: no column for {', '.join(missing)}; the columns are {', '.join(names)}")
     place = [list(names).index(claim.trait) for claim in claims]
     values, slack = table[..., place], np.broadcast_to(np.asarray(tolerance, np.float64), len(names))[place]
     low, high = np.array([claim.low for claim in claims]), np.array([claim.high for claim in claims])
@@ -77,13 +78,13 @@ def measure_levels(names: Sequence[str], behaviours: ArrayLike) -> Levels:
     """
     table = np.asarray(behaviours, np.float64)
     if table.ndim != 2 or table.shape[1] != len(names) or len(table) == 0:
-        raise ValueError(
+        raise UserError(
             f"measure_levels: expected a table [N, {len(names)}], a row an elite, of {', '.join(names)}; "
             f"found shape {table.shape}"
         )
     if not np.isfinite(table).all():
         bad = [name for name, column in zip(names, table.T, strict=True) if not np.isfinite(column).all()]
-        raise ValueError(f"measure_levels: NaN or infinity in {', '.join(bad)}; remove these elites first")
+        raise UserError(f"measure_levels: NaN or infinity in {', '.join(bad)}; remove these elites first")
     by_name = dict(zip(names, table.T, strict=True))
     grades = {name: _grades(by_name[name], SCALES[name]) for name in names if name in SCALES}
     spans = {name: tuple(np.quantile(column, (0.05, 0.95)).tolist()) for name, column in by_name.items()}
@@ -135,7 +136,7 @@ def levels_from_json(value: Mapping[str, Any]) -> Levels:
         spans = {name: (float(low), float(high)) for name, (low, high) in value["spans"].items()}
         return Levels(tuple(value["names"]), grades, spans)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"these are not levels ({error!r}): expected 'names', 'grades' and 'spans' as levels_to_json writes them"
         ) from error
 

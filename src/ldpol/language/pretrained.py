@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ldpol.errors import UserError
 from ldpol.language.text import LONGEST, Tokens, check_lengths, clean, is_word, pool
 
 BATCH = 64
@@ -102,7 +103,7 @@ def transformers_encoder(
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
             model = transformers.AutoModelForTextEncoding.from_pretrained(folder, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"the model in {folder} cannot be loaded as a text encoder: {error}") from error
+        raise UserError(f"the model in {folder} cannot be loaded as a text encoder: {error}") from error
     return TransformersEncoder(model.eval(), tokenizer, longest, known)
 
 

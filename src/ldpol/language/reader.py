@@ -1,5 +1,6 @@
 """Sentences to the text token of a model: what a trained reader needs to be used, and stored with it."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,11 @@ def read(language: Language, params: PyTree, texts: Sequence[str], encoder: Text
 def language_to_json(language: Language) -> dict[str, Any]:
     """Return JSON-able values."""
     claims = [[claim.trait, *bounds_to_json(claim.low, claim.high)] for claim in language.claims]
-    return language._asdict() | {"tower": language.tower._asdict(), "claims": claims, "known": list(language.known)}
+    return language._asdict() | {
+        "tower": dataclasses.asdict(language.tower),
+        "claims": claims,
+        "known": list(language.known),
+    }
 
 
 def language_from_json(value: Mapping[str, Any]) -> Language:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ldpol.errors import UserError
+
 LONGEST = 64
 """Tokens a prompt may have by default; the longest captions have about 50."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
@@ -91,17 +93,17 @@ def clean(texts: Sequence[str], known: Callable[[str], bool]) -> list[str]:
         unknown there is a warning that names them.
     """
     if isinstance(texts, str):
-        raise ValueError(f"expected a list of texts, found the single text {texts!r}; put it into a list")
+        raise UserError(f"expected a list of texts, found the single text {texts!r}; put it into a list")
     unknown = {word for word in {word for text in texts for word in words_of(str(text))} if not known(word)}
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"text {i} is not a string but {type(text).__name__}: {text!r}")
+            raise UserError(f"text {i} is not a string but {type(text).__name__}: {text!r}")
         words = words_of(text)
         if not words:
-            raise ValueError(f"text {i} has no words: {text!r}; describe a behaviour, such as 'walk forward slowly'")
+            raise UserError(f"text {i} has no words: {text!r}; describe a behaviour, such as 'walk forward slowly'")
         strange = [word for word in dict.fromkeys(words) if word in unknown]
         if len(strange) == len(set(words)):
-            raise ValueError(f"no word of text {i} is known: {text!r}; describe a behaviour in plain English")
+            raise UserError(f"no word of text {i} is known: {text!r}; describe a behaviour in plain English")
         if strange:
             warnings.warn(
                 f"unknown words in text {i}, which will hardly be understood: {', '.join(strange)} (in {text!r})",
@@ -130,7 +132,7 @@ def check_lengths(texts: Sequence[str], counts: Sequence[int], longest: int, len
     limit = longest if length is None else min(longest, length)
     for i, (text, count) in enumerate(zip(texts, counts, strict=True)):
         if count > limit:
-            raise ValueError(f"text {i} has {count} tokens, at most {limit} are read; shorten it: {text[:80]!r}...")
+            raise UserError(f"text {i} has {count} tokens, at most {limit} are read; shorten it: {text[:80]!r}...")
     return max(counts, default=1) if length is None else length
 
 

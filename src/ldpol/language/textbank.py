@@ -7,6 +7,7 @@ import numpy as np
 from flax import struct
 from numpy.typing import NDArray
 
+from ldpol.errors import UserError
 from ldpol.language.captions import Caption
 from ldpol.language.claims import Claim
 from ldpol.language.text import TextEncoder, WordLlamaEncoder
@@ -48,7 +49,7 @@ def make_bank(claims: Sequence[Claim], written: Sequence[Caption], encoder: Text
     """
     missing = {claim for caption in written for claim in caption.said} - set(claims)
     if not written or missing:
-        raise ValueError(f"make_bank: {len(written)} captions, with claims that are not among the labels: {missing}")
+        raise UserError(f"make_bank: {len(written)} captions, with claims that are not among the labels: {missing}")
     vectors, ids, mask = _tokens(encoder, [caption.text for caption in written])
     table = np.arange(len(vectors))[:, None]
     if isinstance(encoder, WordLlamaEncoder):

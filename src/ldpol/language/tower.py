@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldpol.errors import UserError
 from ldpol.types import Array
 
 RARE = -6.0
@@ -50,7 +51,7 @@ class TextTower(nn.Module):
           ValueError: if the shapes do not fit, or the window is even.
         """
         if embeddings.ndim != 2 or mask.shape != embeddings.shape[:1]:
-            raise ValueError(
+            raise UserError(
                 f"TextTower takes one text: expected embeddings [T, d] and mask [T], found {embeddings.shape} and "
                 f"{mask.shape}; for a batch, jax.vmap"
             )
@@ -65,7 +66,7 @@ class TextTower(nn.Module):
     def read(self, projected: Array, mask: Array) -> Array:
         """Return the logits `[width]` of one text of projected tokens `[T, hidden]`."""
         if self.window % 2 == 0:
-            raise ValueError(f"TextTower: window = {self.window} has no middle; choose an odd number")
+            raise UserError(f"TextTower: window = {self.window} has no middle; choose an odd number")
         there = mask.astype(bool)[:, None]
         keep = lambda x: jnp.where(there, x, 0.0)  # noqa: E731
         x = keep(projected)

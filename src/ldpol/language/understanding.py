@@ -13,7 +13,8 @@ The bank is built on the host; everything else is pure and traced once.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +22,19 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
+from ldpol.errors import UserError
 from ldpol.language.captions import Grammar, merge
 from ldpol.language.claims import Claim
 from ldpol.language.textbank import TextBank
 from ldpol.language.tower import TextTower
-from ldpol.model.optimiser import OptimiserConfig, TrainState, advance
+from ldpol.settings import check
+from ldpol.train_loop import OptimiserConfig, TrainState, advance
 from ldpol.traits import TRAITS
 from ldpol.types import Array, Key, PyTree
 
 
-class TowerConfig(NamedTuple):
+@dataclass(frozen=True)
+class TowerConfig:
     """Architecture and training of a tower.
 
     Attributes:
@@ -48,6 +52,12 @@ class TowerConfig(NamedTuple):
     noise: float = 0.7
     swap: float = 0.3
     drop: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        shares = {"swap": 1, "drop": 1}
+        least = {"hidden": 1, "window": 1, "layers": 0, "batch": 1, "noise": 0}
+        check(self, least=least | dict.fromkeys(shares, 0), most=shares)
 
 
 def make_tower(config: TowerConfig, labels: int) -> TextTower:
@@ -131,7 +141,7 @@ def describe_understanding(claims: Sequence[Claim], probabilities: ArrayLike, th
     """
     values = np.asarray(probabilities, np.float64)
     if values.shape != (len(claims),):
-        raise ValueError(f"describe_understanding: expected {len(claims)} probabilities, found shape {values.shape}")
+        raise UserError(f"describe_understanding: expected {len(claims)} probabilities, found shape {values.shape}")
     told = [(claim, value) for claim, value in zip(claims, values, strict=True) if value >= threshold]
     understood = [
         claim

@@ -1,18 +1,22 @@
 """The denoising network: a conditional MLP or UNet on the latent."""
 
 import math
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldpol.errors import UserError
 from ldpol.model.condition import Condition, ConditionEmbedding
+from ldpol.settings import check, fail
 from ldpol.types import Array
 
 
-class DenoiserConfig(NamedTuple):
+@dataclass(frozen=True)
+class DenoiserConfig:
     """Architecture of the denoising network.
 
     Attributes:
@@ -33,6 +37,12 @@ class DenoiserConfig(NamedTuple):
     joint: int = 256
     hidden: int = 128
     layers: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"channels": 1, "embedding": 1, "octaves": 1, "joint": 1, "hidden": 1, "layers": 0})
+        if not self.channels:
+            fail(self, "channels", "is empty; give at least one resolution")
 
 
 class Convolution(nn.Module):
@@ -172,10 +182,10 @@ def make_network(config: DenoiserConfig, latent: tuple[int, int, int]) -> nn.Mod
       ValueError: if the network is unknown or the latent's sides cannot be halved often enough.
     """
     if config.network not in ("mlp", "unet"):
-        raise ValueError(f"denoiser.network must be mlp or unet, found {config.network!r}")
+        raise UserError(f"denoiser.network must be mlp or unet, found {config.network!r}")
     factor = 2 ** (len(config.channels) - 1)
     if config.network == "unet" and (latent[0] % factor or latent[1] % factor):
-        raise ValueError(
+        raise UserError(
             f"a UNet of {len(config.channels)} resolutions needs latent sides divisible by {factor}, found {latent[:2]}"
         )
     return UNet(config) if config.network == "unet" else MLP(config)

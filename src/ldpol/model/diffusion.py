@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ldpol.errors import UserError
 from ldpol.model.condition import Condition, free
 from ldpol.types import Array
 
@@ -13,6 +14,7 @@ Denoise = Callable[[Array, Array, Condition], Array]
 """`(x_t [h, w, c], t [], condition) -> estimate of x_0 [h, w, c]`."""
 
 Parametrisation = Literal["eps", "v", "flow"]
+ScheduleName = Literal["linear", "cosine", "flow"]
 
 
 class Schedule(NamedTuple):
@@ -45,7 +47,7 @@ def make_schedule(name: str) -> Schedule:
             return -0.5 * (0.1 * t + 9.95 * t**2)
 
         return Schedule(lambda t: jnp.exp(log_alpha(t)), lambda t: jnp.sqrt(-jnp.expm1(2 * log_alpha(t))), 1.0)
-    raise ValueError(f"unknown noise schedule {name!r}; choose linear, cosine or flow")
+    raise UserError(f"unknown noise schedule {name!r}; choose linear, cosine or flow")
 
 
 def precondition(network: Callable[..., Array], schedule: Schedule, parametrisation: Parametrisation) -> Denoise:
@@ -63,11 +65,11 @@ def precondition(network: Callable[..., Array], schedule: Schedule, parametrisat
       ValueError: for an unknown parametrisation, or eps on a schedule that ends at alpha = 0.
     """
     if parametrisation not in ("eps", "v", "flow"):
-        raise ValueError(f"unknown parametrisation {parametrisation!r}; choose eps, v or flow")
+        raise UserError(f"unknown parametrisation {parametrisation!r}; choose eps, v or flow")
     with jax.ensure_compile_time_eval():  # a number even while a caller's jit is tracing
         last_alpha = float(schedule.alpha(jnp.asarray(schedule.end)))
     if parametrisation == "eps" and last_alpha < 1e-6:
-        raise ValueError("eps-prediction cannot start from pure noise (alpha = 0); use v or flow with this schedule")
+        raise UserError("eps-prediction cannot start from pure noise (alpha = 0); use v or flow with this schedule")
 
     def denoise(x: Array, t: Array, condition: Condition) -> Array:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -156,7 +158,7 @@ def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[
     """
     count = len(scales) if isinstance(scales, Sequence) else scales.shape[0]
     if not conditions or len(conditions) != count:
-        raise ValueError(f"compose needs one scale a condition and at least one, found {len(conditions)} and {count}")
+        raise UserError(f"compose needs one scale a condition and at least one, found {len(conditions)} and {count}")
     if count == 1:
         alone = guide(denoise, scales[0])
         return lambda x, t, condition: alone(x, t, conditions[0])

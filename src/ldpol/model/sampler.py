@@ -1,19 +1,43 @@
 """One sampling loop for every schedule, the integration step injected."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
+from ldpol.errors import UserError
 from ldpol.model.condition import Condition
 from ldpol.model.diffusion import Denoise, Schedule
+from ldpol.settings import check
 from ldpol.types import Array, Key
 
 Step = Callable[[Denoise, Schedule, Array, Array, Array, Condition, Key], Array]
 """`(denoise, schedule, x, t, t_next, condition, key) -> x at t_next`."""
 
 Method = Literal["ddim", "heun", "ancestral"]
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How a generator samples where a call does not say otherwise.
+
+    Attributes:
+      steps: integration steps.
+      method: `ddim`, `heun` or `ancestral`.
+      guidance: strength of conditions; 1 is the model as trained.
+      text_guidance: strength of sentences, which leave more open than measures do.
+    """
+
+    steps: int = 8
+    method: Method = "ancestral"
+    guidance: float = 1.0
+    text_guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"steps": 1})
 
 
 def _directions(denoise: Denoise, schedule: Schedule, x: Array, t: Array, condition: Condition) -> tuple[Array, Array]:
@@ -100,7 +124,7 @@ def sample(
       ValueError: for an unknown method or fewer than one step.
     """
     if method not in STEPS or steps < 1:
-        raise ValueError(f"sampling takes method {', '.join(STEPS)} and steps >= 1, found {method!r} and {steps}")
+        raise UserError(f"sampling takes method {', '.join(STEPS)} and steps >= 1, found {method!r} and {steps}")
     times = noise_levels(schedule, steps)
     start_key, steps_key = jax.random.split(key)
     x = jax.random.normal(start_key, shape) * schedule.sigma(times[0])

@@ -15,8 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ldpol.errors import UserError
+from ldpol.evaluation.suites import Reconstruction
 from ldpol.report import canvas, figures, suite_figures, suites
 from ldpol.report.page import render_page
+from ldpol.report.tables import as_html
 
 __all__ = ["Run", "figures_of", "load_run", "render", "save", "suite_figures_of", "write_atomically", "write_page"]
 
@@ -137,7 +140,9 @@ def write_page(workdir: str | os.PathLike[str]) -> Path:
     )
     for name, (_, png) in (images | more).items():
         write_atomically(run.workdir / "eval/figures" / f"{name}.png", png)
-    page = render_page(run.evaluation, run.archive, run.train, images, suites.sections(run.evaluation, more))
+    results = "".join(map(as_html, Reconstruction.tables(run.evaluation)))
+    sections = suites.sections(run.evaluation, more)
+    page = render_page(run.evaluation, run.archive, run.train, images, sections, results)
     return write_atomically(run.workdir / "report.html", page.encode())
 
 
@@ -182,9 +187,9 @@ def _json(path: Path, kind: type) -> Any:
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
     if not isinstance(value, kind):
-        raise ValueError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}; run its stage again.")
+        raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}; run its stage again.")
     return value
 
 
@@ -193,17 +198,17 @@ def _npz(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it and run the evaluate stage again.") from error
+        raise UserError(f"{path} cannot be read ({error}); delete it and run the evaluate stage again.") from error
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     arrays = _npz(path)
     missing = sorted(set(ARRAYS) - set(arrays))
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}. Evaluate again.")
+        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(arrays))}. Evaluate again.")
     rows = {
         name: len(arrays[name]) for name in ARRAYS if name.startswith(("reference", "ceiling", "generated", "held"))
     }
     if len(set(rows.values())) > 1:
-        raise ValueError(f"{path}: these arrays must have one row for each policy, found {rows}. Evaluate again.")
+        raise UserError(f"{path}: these arrays must have one row for each policy, found {rows}. Evaluate again.")
     return arrays

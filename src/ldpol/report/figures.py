@@ -14,6 +14,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from ldpol.archive import cell_coordinates
+from ldpol.errors import UserError
 from ldpol.report.canvas import (
     CEILING,
     EMPTY,
@@ -268,7 +269,7 @@ def training_curves(history: Sequence[Row]) -> Figure:
     """Losses of the autoencoder and of the diffusion model against steps, on a log axis, with the DAgger rounds."""
     phases = [phase for phase in ("autoencoder", "diffusion") if any(row.get("phase") == phase for row in history)]
     if not phases:
-        raise ValueError("The training history has no row of phase 'autoencoder' or 'diffusion'; run the train stage")
+        raise UserError("The training history has no row of phase 'autoencoder' or 'diffusion'; run the train stage")
     parts = []
     figure, (axes,) = make_canvas(1, len(phases), 3.5, "")
     for axis, phase in zip(axes, phases, strict=True):

@@ -24,16 +24,6 @@ CAPTIONS = {
     "training_curves": "Thin: the loss as logged; thick: its running median. Dotted lines mark where the training "
     "states were refreshed with rollouts of the decoded policies (DAgger); the loss may jump there.",
 }
-COLUMNS = (
-    ("Reward", "% of reference", "reward_ratio"),
-    ("Coverage", "% of reference", "coverage_ratio"),
-    ("QD score", "% of reference", "qd_ratio"),
-    ("Target error", "MEM, L2 distance", "mem"),
-    ("Success", "% of targets", "success_rate"),
-    ("JS div.", "0 = same", "js_divergence"),
-    ("Best reward", "per episode", "best_reward"),
-    ("Policies", "number", "policies"),
-)
 GLOSSARY = (
     (
         "Reference",
@@ -62,6 +52,7 @@ def render_page(
     train: Mapping[str, Any],
     images: Mapping[str, tuple[str, bytes]],
     suites: str = "",
+    results: str = "",
 ) -> str:
     """The page as HTML.
 
@@ -71,6 +62,7 @@ def render_page(
       train: summary of the training: seconds.
       images: title and PNG of each figure by name, in reading order.
       suites: HTML sections of further suites.
+      results: HTML table of the main results.
     """
     config = metrics.get("config") or {}
     task = _get(config, "task", "name") or _get(config, "task")
@@ -92,7 +84,7 @@ def render_page(
     body = f"""<header><p class="eyebrow">{escape(title)}</p><h1>{headline(metrics)}</h1>
 <p class="lede">{ceiling_sentence(metrics)}</p></header>
 <section class="tiles">{_tiles(metrics)}</section>
-<section><h2>Results</h2>{result_table(metrics)}<dl>{glossary}</dl></section>
+<section><h2>Results</h2>{results}<dl>{glossary}</dl></section>
 <section><h2>Archives and sizes</h2><div class="pair">{_archive_table(metrics, archive)}{_size_table(metrics)}</div>
 </section><section><h2>Figures</h2>{pictures}</section>{suites}
 <section><h2>How it was made</h2><div class="pair">{_pairs("Wall-clock", clock)}{_pairs("Provenance", provenance)}</div>
@@ -126,31 +118,6 @@ def ceiling_sentence(metrics: Mapping[str, Any]) -> str:
         "Evaluation is noisy: the original archive, re-evaluated a second time, itself reaches "
         f"{reward}, {coverage} and {qd}. That is the ceiling."
     )
-
-
-def result_table(metrics: Mapping[str, Any]) -> str:
-    """Every way of asking, and the ceiling, as rows of an HTML table; what is missing is an en dash."""
-    uniform = dict(metrics.get("uniform") or {})
-    uniform["coverage_ratio"] = metrics.get("uniform_coverage_ratio", uniform.get("coverage_ratio"))
-    held_out = {"mem": metrics.get("held_out_mem"), **(metrics.get("held_out") or {})}
-    ceiling = {"mem": metrics.get("mem_ceiling"), "policies": metrics.get("policies"), **(metrics.get("ceiling") or {})}
-    rows = (
-        ("Generated", "one sample a condition", "main", metrics),
-        ("on trained elites", "", "sub", metrics.get("trained")),
-        ("on held-out elites", "never trained on", "sub", held_out),
-        ("in the held-out box", "never trained on", "sub", metrics.get("held_out_box")),
-        ("on unseen measures", "another evaluation's, not the labels trained on", "sub", metrics.get("unseen")),
-        ("on uniform targets", "anywhere in the space", "sub", uniform),
-        ("Ceiling", "original archive re-evaluated a second time", "ceiling", ceiling),
-    )
-    head = "".join(f"<th scope=col>{escape(name)}<small>{escape(unit)}</small></th>" for name, unit, _ in COLUMNS)
-    lines = []
-    for name, note, kind, values in rows:
-        if kind == "sub" and not any(is_number(value) for value in (values or {}).values()):
-            continue
-        cells = "".join(f"<td>{_cell(key, _get(values, key))}</td>" for _, _, key in COLUMNS)
-        lines.append(f"<tr class={kind}><th scope=row>{escape(name)}<small>{escape(note)}</small></th>{cells}</tr>")
-    return table(head, "".join(lines))
 
 
 def sizes(metrics: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -198,14 +165,6 @@ def duration(value: Any) -> str:
     if hours:
         return f"{hours}\u00a0h {minutes:02d}\u00a0min"
     return f"{minutes}\u00a0min {seconds:02d}\u00a0s" if minutes else f"{seconds}\u00a0s"
-
-
-def _cell(key: str, value: Any) -> str:
-    if not is_number(value):
-        return DASH
-    if key.endswith("ratio") or key == "success_rate":
-        return f"{100 * value:.1f}"
-    return count(value) if key in ("best_reward", "policies") else f"{value:.4f}"
 
 
 def _tiles(metrics: Mapping[str, Any]) -> str:

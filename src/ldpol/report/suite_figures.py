@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ldpol.evaluation.suites.guidance import guidance_verdict
 from ldpol.report.canvas import (
     CEILING,
     GENERATED,
@@ -26,33 +27,6 @@ WAYS = {
     "nearest_elite": ("nearest elite", STORED),
 }
 """Ways to find the policy of a segment, in reading order: how they are called, and their colour."""
-LOSS = 0.05
-"""Part of the diversity that a guidance scale may cost and still count as an improvement."""
-
-
-def guidance_verdict(rows: Sequence[Row]) -> str:
-    """Say whether a scale other than 1 improves accuracy or reward at little loss of diversity, in one sentence.
-
-    Only an improvement whose paired interval excludes zero counts.
-    """
-    plain = next((row for row in rows if row["scale"] == 1), None)
-    if plain is None:
-        return "Guidance: the plain model, scale 1, was not measured"
-    rest = [row for row in rows if row is not plain and row["diversity"] >= (1 - LOSS) * plain["diversity"]]
-    nearer = [row for row in rest if (_end(row, "mem_difference", "high") or 0.0) < 0]
-    better = [row for row in rest if (_end(row, "reward_ratio_difference", "low") or 0.0) > 0]
-    if nearer:
-        best = min(nearer, key=lambda row: row["mem"])
-        return f"Guidance {best['scale']:g} lowers the target error from {plain['mem']:.3f} to {best['mem']:.3f}"
-    if better:
-        best = max(better, key=lambda row: row["reward_ratio"])
-        was, now = (100 * row["reward_ratio"] for row in (plain, best))
-        return f"Guidance {best['scale']:g} raises the reward from {was:.1f} to {now:.1f} % of the reference"
-    return f"No guidance scale clearly beats 1 at less than {100 * LOSS:.0f} % loss of diversity"
-
-
-def _end(row: Row, name: str, end: str) -> float | None:
-    return (row.get(name) or {}).get(end)
 
 
 def guidance_curves(rows: Sequence[Row]) -> Figure:

@@ -1,38 +1,40 @@
-"""Cells and rows of the page's tables."""
+"""Tables of the suites as HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ldpol.report.page import DASH, is_number
+from ldpol.evaluation.tables import Table, cell
+from ldpol.report.page import table as frame
 
 
-def head(*columns: tuple[str, str]) -> str:
-    """Header cells: names with their units in small print."""
-    return "".join(f"<th scope=col>{escape(name)}<small>{escape(unit)}</small></th>" for name, unit in columns)
+def as_html(table: Table) -> str:
+    """Write a table: its sentences above, a note in small print beside every name."""
+    text = f"<p>{escape(table.text)}</p>" if table.text else ""
+    if not table.rows:
+        return text
+    head = "".join(
+        f"<th scope=col>{escape(column.name)}<small>{escape(_unit(column.unit, column.form))}</small></th>"
+        for column in table.columns
+    )
+    body = ""
+    for row in table.rows:
+        cells = "".join(
+            f"<td>{_cell(value, column.form)}</td>" for value, column in zip(row.values, table.columns, strict=True)
+        )
+        style = "main" if row.main else "sub"
+        body += f"<tr class={style}><th scope=row>{escape(row.name)}<small>{escape(row.note)}</small></th>{cells}</tr>"
+    texts = any(isinstance(value, str | list) for row in table.rows for value in row.values)
+    return text + frame(head, body, "texts" if texts else "numbers")
 
 
-def row(name: str, note: str, style: str, *cells: Sequence[str]) -> str:
-    """A row: its name, a note in small print, and groups of cells."""
-    data = "".join(f"<td>{cell}</td>" for part in cells for cell in part)
-    return f"<tr class={style}><th scope=row>{escape(name)}<small>{escape(note)}</small></th>{data}</tr>"
+def _unit(unit: str, form: str) -> str:
+    return f"% {unit}" if form == "percent" and unit else unit
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A number, or a dash for what is none."""
-    return f"{value:.{digits}f}" if is_number(value) else DASH
-
-
-def with_ends(write: Any, value: Any, ends: Any) -> str:
-    """A value with its interval in small print."""
-    known = isinstance(ends, Sequence) and len(ends) == 2 and all(map(is_number, ends))
-    return write(value) + (f"<small>{write(ends[0])} to {write(ends[1])}</small>" if known else "")
-
-
-def signed(estimate: Any) -> str:
-    """A difference with its interval."""
-    values = [(estimate or {}).get(name) for name in ("value", "low", "high")]
-    if not is_number(values[0]):
-        return DASH
-    ends = f" ({values[1]:+.3f} to {values[2]:+.3f})" if is_number(values[1]) and is_number(values[2]) else ""
-    return f"{values[0]:+.3f}{ends}"
+def _cell(value: Any, form: str) -> str:
+    if isinstance(value, list):
+        return "<br>".join(map(escape, value))
+    if isinstance(value, Mapping):
+        return cell(value, form, small=lambda ends: f"<small>{escape(ends)}</small>")
+    return escape(cell(value, form))

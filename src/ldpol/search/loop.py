@@ -18,6 +18,7 @@ from qdax.core.emitters.emitter import Emitter
 from qdax.core.map_elites import MAPElites
 
 from ldpol.archive import Grid, grid_metrics
+from ldpol.errors import UserError
 from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.tasks import Task
@@ -104,9 +105,9 @@ def make_search(
     """
     batch, devices = emitter.batch_size, 1 if mesh is None else mesh.size
     if batch < 1 or batch % devices:
-        raise ValueError(f"{batch} policies an iteration must be a positive multiple of the {devices} devices")
+        raise UserError(f"{batch} policies an iteration must be a positive multiple of the {devices} devices")
     if episodes < 1:
-        raise ValueError(f"a policy must play at least 1 episode, found {episodes}")
+        raise UserError(f"a policy must play at least 1 episode, found {episodes}")
     algorithm = MAPElites(None, emitter, lambda repertoire: {})
     play = partial(evaluate, task, shape.apply, episodes=episodes, config=rollouts, mesh=mesh)
 
@@ -148,7 +149,7 @@ def in_turn(first: Search, second: Search, iterations: int) -> Search:
       ValueError: if the first has no iterations.
     """
     if iterations < 1:
-        raise ValueError(f"the first of two searches needs at least 1 iteration, found {iterations}")
+        raise UserError(f"the first of two searches needs at least 1 iteration, found {iterations}")
 
     def init(key: Key) -> SearchState:
         one, other = first.init(key), second.init(key)

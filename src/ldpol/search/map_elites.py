@@ -9,7 +9,6 @@ a fifth fewer of them.
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,17 @@ from qdax.core.emitters.emitter import Emitter
 from qdax.core.emitters.standard_emitters import MixingEmitter
 
 from ldpol.archive import Grid
+from ldpol.errors import UserError
 from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.search.loop import Refined, Search, make_search
+from ldpol.settings import check, fail
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, Score, mean_score
 
 
-class MapElitesConfig(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class MapElitesConfig:
     """Settings of the search.
 
     Attributes:
@@ -45,6 +47,24 @@ class MapElitesConfig(NamedTuple):
     episodes: int = 1
     verify: int = 0
     verify_episodes: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(
+            self,
+            least={"batch": 1, "line": 0, "episodes": 1, "verify": 0, "verify_episodes": 0},
+            above={"iso_low": 0},
+        )
+        if self.iso_low > self.iso_high:
+            fail(self, "iso_low", f"must be at most iso_high = {self.iso_high:g}, found {self.iso_low:g}")
+        if self.verify > self.batch:
+            fail(self, "verify", f"must be at most batch = {self.batch}, found {self.verify}")
+        if (self.verify > 0) != (self.verify_episodes > 0):
+            fail(
+                self,
+                "verify_episodes",
+                f"must be positive exactly where verify is, found {self.verify_episodes} and {self.verify}",
+            )
 
 
 def iso_line(config: MapElitesConfig, one: Params, other: Params, key: Key) -> Params:
@@ -117,11 +137,7 @@ def make_map_elites(
     devices = 1 if mesh is None else mesh.size
     for name in ("batch", "verify"):
         if getattr(config, name) % devices:
-            raise ValueError(f"map_elites.{name} = {getattr(config, name)} must be a multiple of the {devices} devices")
-    if config.batch < 1 or config.episodes < 1 or not 0 < config.iso_low <= config.iso_high or config.line < 0:
-        raise ValueError(f"batch and episodes must be positive, 0 < iso_low <= iso_high, line >= 0; found {config}")
-    if config.verify > config.batch or (config.verify > 0) != (config.verify_episodes > 0):
-        raise ValueError(f"verify must be <= batch, and verify_episodes positive exactly when it is; found {config}")
+            raise UserError(f"map_elites.{name} = {getattr(config, name)} must be a multiple of the {devices} devices")
     replay = partial(
         evaluate, verify_task or task, shape.apply, episodes=config.verify_episodes, config=rollouts, mesh=mesh
     )

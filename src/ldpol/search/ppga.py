@@ -5,9 +5,7 @@ diversity (CMA-MAEGA) whose gradients are differences of policies that PPO train
 """
 
 import dataclasses
-import math
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +23,13 @@ from ldpol.search.normaliser import Moments, no_moments
 from ldpol.search.ppo_config import PPOConfig, split_environments
 from ldpol.search.ppo_training import train
 from ldpol.search.soft_archive import improvement, raise_thresholds
+from ldpol.settings import check
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
 
 
-class PPGAConfig(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class PPGAConfig:
     """Settings of PPGA beside those of PPO and xNES.
 
     Attributes:
@@ -51,6 +51,11 @@ class PPGAConfig(NamedTuple):
     threshold_min: float = 0.0
     reward_iterations: int = 0
     unit_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        least = {"gradient_updates": 1, "episodes": 1, "walk_updates": 0, "reward_iterations": 0, "archive_rate": 0}
+        check(self, least=least, most={"archive_rate": 1})
 
 
 @struct.dataclass
@@ -83,24 +88,6 @@ class PPGAState:
     key: Key
 
 
-def check(config: PPGAConfig) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-      ValueError: naming the setting and what was found.
-    """
-    for name in ("gradient_updates", "episodes"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"ppga.{name} must be at least 1, found {getattr(config, name)}")
-    for name in ("walk_updates", "reward_iterations"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"ppga.{name} must not be negative, found {getattr(config, name)}")
-    if not 0 <= config.archive_rate <= 1:
-        raise ValueError(f"ppga.archive_rate must be in [0, 1], found {config.archive_rate}")
-    if not math.isfinite(config.threshold_min):
-        raise ValueError(f"ppga.threshold_min must be finite, found {config.threshold_min}")
-
-
 class PPGAEmitter(Emitter):
     """A QDax emitter: `emit` climbs and branches, `state_update` learns from the branches and walks.
 
@@ -129,12 +116,11 @@ class PPGAEmitter(Emitter):
         Raises:
           ValueError: if settings are out of range or the environments cannot be split.
         """
-        check(config)
         self._task, self._shape, self._config = task, shape, config
         self._copies, devices = 1 + task.measures, 1 if mesh is None else mesh.size
         self._xnes, self._branches = xnes_config, xnes.population_size(xnes_config, self._copies)
         # Copies normalise as theta does: with statistics of their own their parameters could not be compared.
-        climb = split_environments(ppo_config, self._copies)._replace(normalise_observations=False)
+        climb = dataclasses.replace(split_environments(ppo_config, self._copies), normalise_observations=False)
         self._walk, self._climb = ppo_config, climb
         here = partial(split_environments, copies=devices)
         self._climb_all = partial(train, task, shape, here(climb), config.gradient_updates, mesh)

@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from ldpol.errors import UserError
 from ldpol.policy import PolicyShape, fold_normaliser
 from ldpol.search.devices import averaged, gathered
 from ldpol.search.normaliser import Moments, merge, moments_of, no_moments, pooled
-from ldpol.search.ppo_config import PPOConfig, check
+from ldpol.search.ppo_config import PPOConfig
 from ldpol.search.ppo_losses import (
     clipped_policy_loss,
     estimated_kl,
@@ -99,9 +100,8 @@ def init(config: PPOConfig, task: Task, shape: PolicyShape, key: Key) -> PPOStat
     Raises:
       ValueError: if settings are out of range or the policy does not fit the task.
     """
-    check(config)
     if (shape.observation_size, shape.action_size) != (task.observation_size, task.action_size):
-        raise ValueError(
+        raise UserError(
             f"a policy of {shape.observation_size} observations and {shape.action_size} actions does not fit task "
             f"{task.name!r} of {task.observation_size} and {task.action_size}"
         )
@@ -158,11 +158,10 @@ def update(
     Raises:
       ValueError: if settings are out of range or the weights do not fit the task.
     """
-    check(config)
     if weights.shape != (1 + task.measures,):
-        raise ValueError(f"expected 1 + {task.measures} reward weights, found shape {weights.shape}")
+        raise UserError(f"expected 1 + {task.measures} reward weights, found shape {weights.shape}")
     if state.environments.age.shape != (config.environments,):
-        raise ValueError(f"ppo.environments = {config.environments}, but the state has {state.environments.age.shape}")
+        raise UserError(f"ppo.environments = {config.environments}, but the state has {state.environments.age.shape}")
     if axis is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis))
     play_key, shuffle_key = jax.random.split(key)

@@ -1,10 +1,14 @@
 """Settings of PPO, and which of them make sense."""
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+
+from ldpol.errors import UserError
+from ldpol.settings import check, fail
 
 
-class PPOConfig(NamedTuple):
+@dataclass(frozen=True)
+class PPOConfig:
     """Settings of one copy; static and hashable.
 
     Attributes:
@@ -49,40 +53,29 @@ class PPOConfig(NamedTuple):
     normalise_observations: bool = True
     normalise_returns: bool = True
 
-
-def check(config: PPOConfig) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-      ValueError: naming the setting and what was found.
-    """
-    for name in ("environments", "steps", "epochs", "minibatches"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"ppo.{name} must be at least 1, found {getattr(config, name)}")
-    samples = config.steps * config.environments
-    if samples % config.minibatches:
-        raise ValueError(
-            f"ppo.steps * ppo.environments = {config.steps} * {config.environments} = {samples} does not split evenly "
-            f"into {config.minibatches} minibatches"
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(
+            self,
+            least={
+                **dict.fromkeys(("environments", "steps", "epochs", "minibatches", "critic"), 1),
+                **dict.fromkeys(("gae_lambda", "value_weight", "entropy_weight", "decay_updates"), 0),
+            },
+            most={"gamma": 1, "gae_lambda": 1},
+            above=dict.fromkeys(("gamma", "clip", "max_gradient_norm", "target_kl", "learning_rate"), 0),
         )
-    if not 0 < config.gamma <= 1:
-        raise ValueError(f"ppo.gamma must be in (0, 1], found {config.gamma}")
-    if not 0 <= config.gae_lambda <= 1:
-        raise ValueError(f"ppo.gae_lambda must be in [0, 1], found {config.gae_lambda}")
-    for name in ("clip", "max_gradient_norm", "target_kl", "learning_rate"):
-        if getattr(config, name) is not None and not getattr(config, name) > 0:
-            raise ValueError(f"ppo.{name} must be positive, found {getattr(config, name)}")
-    for name in ("value_weight", "entropy_weight", "decay_updates"):
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"ppo.{name} must not be negative, found {getattr(config, name)}")
-    if not math.isfinite(config.initial_log_std):
-        raise ValueError(f"ppo.initial_log_std must be finite, found {config.initial_log_std}")
-    if config.max_log_std is not None and not config.max_log_std >= config.initial_log_std:
-        raise ValueError(
-            f"ppo.max_log_std must be at least initial_log_std = {config.initial_log_std}, found {config.max_log_std}"
-        )
-    if any(width < 1 for width in config.critic):
-        raise ValueError(f"ppo.critic: every hidden layer needs at least 1 unit, found {config.critic}")
+        if self.steps * self.environments % self.minibatches:
+            fail(
+                self,
+                "minibatches",
+                f"must divide steps * environments = {self.steps} * {self.environments}, found {self.minibatches}",
+            )
+        if self.max_log_std is not None and self.max_log_std < self.initial_log_std:
+            fail(
+                self,
+                "max_log_std",
+                f"must be at least initial_log_std = {self.initial_log_std}, found {self.max_log_std}",
+            )
 
 
 def split_environments(config: PPOConfig, copies: int) -> PPOConfig:
@@ -92,7 +85,5 @@ def split_environments(config: PPOConfig, copies: int) -> PPOConfig:
       ValueError: if they cannot.
     """
     if copies < 1 or config.environments % copies:
-        raise ValueError(f"ppo.environments = {config.environments} do not split evenly over {copies} copies")
-    config = config._replace(environments=config.environments // copies)
-    check(config)
-    return config
+        raise UserError(f"ppo.environments = {config.environments} do not split evenly over {copies} copies")
+    return replace(config, environments=config.environments // copies)

@@ -5,7 +5,7 @@ defaults and utilities as in Wierstra et al., "Natural evolution strategies", JM
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import chex
 import jax
@@ -14,10 +14,13 @@ import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
 
+from ldpol.errors import UserError
+from ldpol.settings import check, fail
 from ldpol.types import Array, Key
 
 
-class XNESConfig(NamedTuple):
+@dataclass(frozen=True)
+class XNESConfig:
     """Settings of the search; D is its dimension.
 
     Attributes:
@@ -38,6 +41,13 @@ class XNESConfig(NamedTuple):
     min_scale: float = 1e-5
     max_condition: float = 1e5
 
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        rates = dict.fromkeys(("mean_rate", "sigma_rate", "shape_rate", "min_scale"), 0)
+        check(self, least={"population": 2, **rates}, above={"sigma": 0, "max_condition": 1})
+        if self.min_scale >= self.sigma:
+            fail(self, "min_scale", f"must be less than sigma = {self.sigma:g}, found {self.min_scale:g}")
+
 
 @struct.dataclass
 class XNESState:
@@ -53,32 +63,19 @@ class XNESState:
 
 
 def population_size(config: XNESConfig, dimension: int) -> int:
-    """Return the samples a round, N.
-
-    Raises:
-      ValueError: if any setting is out of range.
-    """
-    rates = (config.mean_rate, config.sigma_rate, config.shape_rate)
-    if not all(rate is None or 0 <= rate < math.inf for rate in rates):
-        raise ValueError(f"xNES learning rates must be finite and >= 0, found {config}")
-    if not 0 <= config.min_scale < config.sigma < math.inf or not 1 < config.max_condition < math.inf:
-        raise ValueError(f"xNES needs 0 <= min_scale < sigma, max_condition > 1, all finite; found {config}")
-    size = 4 + int(3 * math.log(dimension)) if config.population is None else config.population
-    if not isinstance(size, int) or size < 2:
-        raise ValueError(f"xNES ranks a whole number of samples, at least 2; found population = {size}")
-    return size
+    """Return the samples a round, N."""
+    return 4 + int(3 * math.log(dimension)) if config.population is None else config.population
 
 
 def init(config: XNESConfig, mean: ArrayLike) -> XNESState:
     """Return the isotropic distribution around `mean` `[D]`.
 
     Raises:
-      ValueError: if a setting is out of range, or `mean` is not a vector.
+      ValueError: if `mean` is not a vector.
     """
     mean = jnp.asarray(mean, float)
     if mean.ndim != 1 or mean.size == 0:
-        raise ValueError(f"xNES starts from a vector with at least one entry, found shape {mean.shape}")
-    population_size(config, mean.size)
+        raise UserError(f"xNES starts from a vector with at least one entry, found shape {mean.shape}")
     return XNESState(mean=mean, scale=config.sigma * jnp.eye(mean.size, dtype=mean.dtype))
 
 

@@ -1,21 +1,23 @@
 """Clone one measure-conditioned policy: the collected states and the rounds of DAgger that the autoencoder has."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol import storage
+from ldpol import session, storage
 from ldpol.baselines import cloned
 from ldpol.baselines.cloned import Cloned, ClonedConfig
-from ldpol.experiments import session, settings
+from ldpol.distillation.dataset import Dataset, add_states, normaliser
+from ldpol.experiments import configs
+from ldpol.experiments.keeping import check_equal
 from ldpol.experiments.study.ground import Ground
 from ldpol.experiments.study.plan import Row
-from ldpol.model.dataset import Dataset, add_states, normaliser
-from ldpol.model.optimiser import OptimiserConfig, TrainState, scan_steps
-from ldpol.rollout import RolloutConfig, evaluate, keep_states, over_chunks, policy_mesh
+from ldpol.rollout import evaluate, keep_states, over_chunks, policy_mesh
+from ldpol.train_loop import OptimiserConfig, TrainState, scan_steps
 from ldpol.types import Array, Key, PyTree
 
 Play = Callable[[Cloned, PyTree, Key], PyTree]
@@ -30,16 +32,16 @@ def run(ground: Ground, row: Row, data: Dataset) -> tuple[Cloned, float]:
       data: what was collected from the elites, with room for the states of the rounds.
 
     Raises:
-      ConfigError: if what lies there was made with other settings.
+      UserError: if what lies there was made with other settings.
     """
     path = ground.folder / row.training / "clone"
     about = {"settings": row.about()["settings"], "archive": ground.identity}
-    about |= settings.as_json(ground.config, "seed", "task", "policy", "train")
+    about |= configs.as_json(ground.config, "seed", "task", "policy", "train")
     config, _ = _sizes(ground, row)
     if storage.exists(path):
         arrays, found = storage.load(path, kind="clone")
         seconds = found.pop("seconds")
-        session.check_equal(found, about, path)
+        check_equal(found, about, path)
         arrays = jax.tree.map(jnp.asarray, arrays)
         return Cloned(**arrays, config=config, action_size=ground.task.action_size, grid=ground.archive.grid), seconds
     timer = session.Timer()
@@ -52,11 +54,10 @@ def run(ground: Ground, row: Row, data: Dataset) -> tuple[Cloned, float]:
 
 def _sizes(ground: Ground, row: Row) -> tuple[ClonedConfig, OptimiserConfig]:
     """Return the settings of the policy and its descent: those of the autoencoder but for sizes, steps and rate."""
-    own, section = row.settings, ground.config.train.autoencoder
+    own, training = row.settings, configs.distill_of(ground.config).autoencoder
     sizes = {name: own[name] for name in ("hidden", "embedding", "octaves", "joint")}
-    drawn = {name: section.loss[name] for name in ("policies", "states", "noise")}
-    descent = settings.build(OptimiserConfig, section.optimiser)
-    return ClonedConfig(**sizes, **drawn), descent._replace(steps=own["steps"], rate=own["rate"])
+    drawn = {name: getattr(training.loss, name) for name in ("policies", "states", "noise")}
+    return ClonedConfig(**sizes, **drawn), replace(training.optimiser, steps=own["steps"], rate=own["rate"])
 
 
 def _train(ground: Ground, row: Row, data: Dataset) -> Cloned:
@@ -73,7 +74,7 @@ def _train(ground: Ground, row: Row, data: Dataset) -> Cloned:
 
     state, rounds, done = jax.tree.map(jnp.copy, state), section.autoencoder.dagger_rounds, 0
     play = _player(ground)
-    with session.progress(f"study: cloning {row.name}", descent.steps, unit="step") as bar:
+    with session.bar(f"study: cloning {row.name}", descent.steps, unit="step") as bar:
         for number in range(rounds + 1):
             bound = descent.steps * (number + 1) // (rounds + 1)
             while done < bound:
@@ -92,7 +93,7 @@ def _player(ground: Ground) -> Play:
     """Return the compiled program that plays styles of a policy and keeps the states they visit."""
     collect = ground.config.train.collect
     recorder = keep_states(ground.task, collect.states)
-    device = settings.build(RolloutConfig, ground.config.rollout.device)
+    device = configs.rollout_of(ground.config)
 
     @jax.jit
     def play(model: Cloned, styles: PyTree, keys: Key) -> PyTree:
@@ -109,9 +110,9 @@ def _round(ground: Ground, model: Cloned, data: Dataset, key: Key, play: Play, n
     places = data.measures + noise * jax.random.normal(label_key, data.measures.shape)
     wanted = trained.grid.unscaled(places)
     styles = jax.jit(jax.vmap(partial(cloned.generate, model, play_key)))(wanted)
-    with session.progress("study: rollouts of the clone", len(trained), unit="policy") as bar:
+    with session.progress("study: rollouts of the clone", len(trained)) as done:
         _, (states, _) = over_chunks(
-            partial(play, model), styles, play_key, size=config.rollout.chunk, mesh=policy_mesh(), done=bar.update
+            partial(play, model), styles, play_key, size=config.rollout.chunk, mesh=policy_mesh(), done=done
         )
     states = states.reshape(len(trained), -1, ground.task.observation_size)
     act = jax.jit(jax.vmap(lambda params, seen: trained.shape.apply(params, seen)))

@@ -13,21 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol import archive as archives
-from ldpol import storage
+from ldpol import session, storage
 from ldpol.archive import Archive
+from ldpol.distillation.dataset import Dataset, elite_weights, make_dataset
+from ldpol.errors import UserError
 from ldpol.evaluation.metrics import action_distance
-from ldpol.evaluation.reconstruction import sample_policies, score_policies
 from ldpol.experiments import archive as archive_stage
-from ldpol.experiments import passes, session
-from ldpol.experiments.settings import Config, ConfigError
-from ldpol.experiments.train import held_out
-from ldpol.model.dataset import Dataset, elite_weights
+from ldpol.experiments import configs, stages
+from ldpol.experiments.configs import Config
+from ldpol.experiments.keeping import KIND, Keeper
+from ldpol.experiments.train import hold_out
+from ldpol.measures import nearest
+from ldpol.player import Player, make_player, sample_policies
 from ldpol.precision import expand, pack
-from ldpol.rollout import Apply, copied_to, policy_mesh, split_over
+from ldpol.reference import BLANK
+from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.tasks import Task
 from ldpol.types import Array, Behaviour, Key, Params, PyTree, Score
-
-Play = Callable[[PyTree, Key], Behaviour]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Ground:
       identity: fingerprint of the archive.
       kind: `[N]` which elites training sees, see `held_out`.
       reference, ceiling: `[N]` mean scores of the elites played again, and again.
-      play: `(policies, keys) -> Behaviour` of plain policies, compiled once for the whole study.
+      player: evaluates plain policies, compiled once for the whole study.
     """
 
     config: Config
@@ -74,7 +76,7 @@ class Ground:
     kind: np.ndarray
     reference: Score
     ceiling: Score
-    play: Play
+    player: Player
 
     @property
     def trained(self) -> Archive:
@@ -106,30 +108,22 @@ class Ground:
             lambda tree, wanted, keys: sample_policies(partial(model.sample, tree), wanted, keys),
             out_shardings=split_over(policy_mesh()),
         )
-        play = self.play if model.apply is None else partial(_own_player(self, model), expand(tree))
-        played = passes.run(
-            self.config,
-            self.folder / "passes" / name,
-            f"study: playing {name}",
-            lambda wanted, keys: play(draw(tree, wanted, keys), keys),
-            self.reference.measures,
-            jax.random.split(self.key(2), 5)[1],
-            about,
-            timer,
+        player = self.player
+        if model.apply is not None:
+            apply = partial(model.apply, expand(tree))
+            how = {"episodes": player.episodes, "rollout": configs.rollout_of(self.config), "chunk": player.chunk}
+            player = make_player(self.task, apply, **how)
+        hooks = Keeper("study", self.folder / "passes", lambda depends_on: about).hooks
+
+        def program(wanted: PyTree, keys: Key) -> Behaviour:
+            return player.play(draw(tree, wanted, keys), keys)
+
+        key = jax.random.split(self.key(2), 5)[1]
+        title, rows = f"rollouts of {name}", self.reference.measures
+        found = hooks.remember(
+            name, {}, lambda: player.over(program, rows, key, title=title, progress=hooks.progress), BLANK
         )
-        return played.score, timer.seconds
-
-
-def _own_player(ground: Ground, model: Model) -> Callable[[PyTree, PyTree, Key], Behaviour]:
-    """Return the compiled scorer of policies that share the numbers of the model."""
-    own = model.apply
-    assert own is not None
-
-    def program(tree: PyTree, policies: PyTree, keys: Key) -> Behaviour:
-        apply: Apply = partial(own, tree)
-        return score_policies(ground.task, apply, policies, keys, **passes.common(ground.config))
-
-    return jax.jit(program)
+        return found.score, timer.seconds
 
 
 def prepare_archive(config: Config, base: Config, workdir: Path) -> tuple[Archive, str]:
@@ -137,7 +131,7 @@ def prepare_archive(config: Config, base: Config, workdir: Path) -> tuple[Archiv
 
     Raises:
       FileNotFoundError: if the run has none.
-      ConfigError: if the folder already holds another archive than that run's.
+      UserError: if the folder already holds another archive than that run's.
     """
     place = workdir / "archive" / "elites"
     if not config.archive:
@@ -151,14 +145,13 @@ def prepare_archive(config: Config, base: Config, workdir: Path) -> tuple[Archiv
             shutil.copytree(source, partial_copy)
             os.replace(partial_copy, place)
         if storage.fingerprint(place) != wanted:
-            raise ConfigError(f"{workdir} holds a study of another archive than {source}; use another --workdir")
+            raise UserError(f"{workdir} holds a study of another archive than {source}; use another --workdir")
     archive = archives.load(place)
-    task, _, _ = session.make_setting(base)
-    archives.check_task(archive, task)
+    archives.check_task(archive, configs.task_of(base))
     return archive, storage.fingerprint(place)
 
 
-def prepare(config: Config, workdir: Path, archive: Archive, identity: str, play: Play) -> Ground:
+def prepare(config: Config, workdir: Path, archive: Archive, identity: str, player: Player) -> Ground:
     """Play the archive again, twice, for one seed, and say which elites are held out.
 
     Args:
@@ -166,27 +159,23 @@ def prepare(config: Config, workdir: Path, archive: Archive, identity: str, play
       workdir: of the study.
       archive: the archive.
       identity: its fingerprint.
-      play: the compiled scorer of plain policies.
+      player: evaluates plain policies.
     """
     folder = workdir / f"seed{config.seed}"
     (folder / "archive").mkdir(parents=True, exist_ok=True)
     link(folder / "archive" / "elites", Path("..") / ".." / "archive" / "elites")
-    held = config.train.held_out
-    reference = passes.reference(config, folder, archive)
-    task, _, _ = session.make_setting(config)
+    task = configs.task_of(config)
+    found = stages.reevaluated(config, folder, archive, task, player)
     about = {"archive": identity, "seed": config.seed, "episodes": config.eval.episodes}
-    ceiling = passes.run(
-        config,
-        folder / "passes" / "ceiling",
-        f"study: seed {config.seed}, the archive a second time",
-        play,
-        archive.policies,
-        jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 5)[0],
-        about,
-        session.Timer(),
+    hooks = Keeper("study", folder / "passes", lambda depends_on: about).hooks
+    key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 5)[0]
+    title = f"seed {config.seed}, the archive a second time"
+    ceiling = hooks.remember(
+        "ceiling", {}, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
     )
-    kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
-    return Ground(config, folder, task, archive, identity, kind, reference.score, ceiling.score, play)
+    kind = hold_out(archive, config.seed, config.train.held_out).kind
+    reference = Score(np.asarray(found.fitness), np.asarray(found.measures), np.asarray(found.fitness))  # type: ignore[arg-type]
+    return Ground(config, folder, task, archive, identity, kind, reference, ceiling.score, player)
 
 
 def link(place: Path, target: Path) -> None:
@@ -200,13 +189,10 @@ def collected(ground: Ground, training: str) -> Dataset:
 
     Room for the rounds of DAgger is left as it was.
     """
-    arrays, about = storage.load(ground.folder / training / "train" / "data", kind="dataset")
-    collect = about["config"]["train"]["collect"]
-    first = collect["episodes"] * collect["states"] * collect["repeats"]
-    for name in ("states", "actions"):
-        arrays[name] = np.array(arrays[name])
-        arrays[name][:, first:] = 0.0
-    return Dataset(policies=ground.trained.policies, **arrays | {"filled": np.asarray(first, np.int32)})
+    arrays, _ = storage.load(ground.folder / training / "train" / "data", kind=KIND)
+    collect, rounds = ground.config.train.collect, ground.config.train.autoencoder.dagger_rounds
+    weights = configs.distill_of(ground.config).weights
+    return make_dataset(ground.trained, weights, arrays, rounds * collect.episodes * collect.states)
 
 
 def diversity(ground: Ground, section: Config, data: Dataset, model: Model | None) -> float:
@@ -221,7 +207,7 @@ def diversity(ground: Ground, section: Config, data: Dataset, model: Model | Non
     keys = jax.random.split(ground.key(6), (len(rows), section.samples))
 
     def elites(policies: Params, places: Array, keys: Key, wanted: Array, seen: Array) -> Array:
-        near = jax.lax.top_k(-jnp.linalg.norm(places - wanted, axis=-1), keys.shape[0])[1]
+        near = nearest(wanted, places, keys.shape[0])
         return action_distance(ground.archive.shape.apply, jax.tree.map(lambda leaf: leaf[near], policies), seen)
 
     def drawn(model: Model, tree: PyTree, keys: Key, wanted: Array, seen: Array) -> Array:

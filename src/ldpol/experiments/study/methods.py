@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from ldpol import generator as generators
-from ldpol import storage
+from ldpol import session, storage, train_loop
 from ldpol.archive import Archive
 from ldpol.baselines import cloned, cvae, gaussian, latents, quantised, subsampled
-from ldpol.experiments import session, settings, train
-from ldpol.experiments.settings import Config, ConfigError
+from ldpol.distillation import autoencoder
+from ldpol.distillation.encoder import Posterior, TrainedEncoder
+from ldpol.errors import UserError
+from ldpol.experiments import configs, train
+from ldpol.experiments.configs import Config
 from ldpol.experiments.study import cloning
 from ldpol.experiments.study.ground import Ground, Model, collected, link
 from ldpol.experiments.study.plan import Row
 from ldpol.generator import PolicyGenerator
-from ldpol.model import autoencoder, optimiser
-from ldpol.model.optimiser import OptimiserConfig
 from ldpol.precision import compress, expand, nbytes, size
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -66,9 +67,9 @@ def _model(tree: PyTree, sample: Any, apply: Any = None) -> Model:
 def _largest(weigh: Callable[[int], int], most: int, budget: int, row: Row) -> int:
     """Return the largest number from 1 to `most` whose model weighs no more than the budget; weights increase."""
     if budget <= 0:
-        raise ConfigError(f"row {row.name!r} ({row.method}) has no size of its own: name a row with settings.match")
+        raise UserError(f"row {row.name!r} ({row.method}) has no size of its own: name a row with settings.match")
     if weigh(1) > budget:
-        raise ConfigError(f"row {row.name!r}: the smallest {row.method} model weighs {weigh(1)} bytes, over {budget}")
+        raise UserError(f"row {row.name!r}: the smallest {row.method} model weighs {weigh(1)} bytes, over {budget}")
     low, high = 1, most
     while low < high:
         middle = (low + high + 1) // 2
@@ -130,49 +131,42 @@ def _cloned(ground: Ground, row: Row, data_of: str) -> Model:
 
 
 def _cvae(ground: Ground, row: Row, config: Config) -> Model:
-    generator, mean, deviation = _posteriors(ground, row, config)
+    generator, found = _posteriors(ground, row, config)
     trained = ground.trained
-    model = cvae.fit(generator, mean, deviation, trained.measures, ground.weights, **row.settings)
+    model = cvae.fit(generator, found.mean, found.deviation, trained.measures, ground.weights, **row.settings)
     return _model(compress(model, row.precision), cvae.generate)
 
 
 def _latents(ground: Ground, row: Row, config: Config) -> Model:
-    generator, mean, _ = _posteriors(ground, row, config)
-    model = latents.fit(generator, mean, ground.trained.measures)
+    generator, found = _posteriors(ground, row, config)
+    model = latents.fit(generator, found.mean, ground.trained.measures)
     return _model(compress(model, row.precision), latents.generate)
 
 
-def _posteriors(ground: Ground, row: Row, config: Config) -> tuple[PolicyGenerator, Array, Array]:
-    """Return a training's generator, and mean and deviation of the latents of the elites it saw."""
+def _posteriors(ground: Ground, row: Row, config: Config) -> tuple[PolicyGenerator, Posterior]:
+    """Return a training's generator, and the posterior of the latents of the elites it saw."""
     folder = ground.folder / row.training
     generator = generators.load(folder / "model")
-    mean, deviation = encode(config, folder, ground.trained)
-    return generator, mean, deviation
+    return generator, encode(config, folder, ground.trained)
 
 
-def encode(config: Config, folder: Path, trained: Archive) -> tuple[Array, Array]:
+def encode(config: Config, folder: Path, trained: Archive) -> Posterior:
     """Encode elites with the encoder that a finished training left in its checkpoint.
 
     Args:
       config: of the training.
       folder: its work directory.
       trained: the elites it saw: they fix the encoder's projections.
-
-    Returns:
-      Mean and standard deviation `[n, h, w, c]` of their latents.
     """
-    built = settings.build(autoencoder.AutoencoderConfig, config.train.autoencoder.architecture)
+    training = configs.distill_of(config).autoencoder
+    built = training.architecture
     start = partial(autoencoder.init, trained.shape, built, trained.measures.shape[1], trained.policies)
     unknown = jnp.zeros(trained.shape.observation_size)
     params = start((unknown, unknown + 1.0), jax.random.key(0))
     blank = {"encoder": params["encoder"]["params"], "decoder": params["decoder"]}
-    like = optimiser.start_state(settings.build(OptimiserConfig, config.train.autoencoder.optimiser), blank)
+    like = train_loop.start_state(training.optimiser, blank)
     state, _ = storage.load_state(folder / "train" / "autoencoder", like, kind="autoencoder")
     if built.normalise:
         params = start((state.ema["decoder"]["centre"], state.ema["decoder"]["spread"]), jax.random.key(0))
     variables = {"params": state.ema["encoder"], "projection": params["encoder"]["projection"]}
-    encoder = autoencoder.Encoder(trained.shape, built)
-    mean, log_variance = jax.jit(
-        lambda variables, policies: jax.lax.map(partial(encoder.apply, variables), policies, batch_size=64)
-    )(variables, trained.policies)
-    return mean, jnp.exp(0.5 * log_variance)
+    return TrainedEncoder(variables, trained.shape, built).encode(trained.policies)

@@ -6,8 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ldpol.experiments import settings
-from ldpol.experiments.settings import Config, ConfigError
+from ldpol.errors import UserError
+from ldpol.experiments import configs
+from ldpol.experiments.configs import Config
 from ldpol.precision import PRECISIONS, Precision
 
 _REGRESSION = {"octaves": 4, "directions": 128, "ridge": 1e-3}
@@ -88,12 +89,12 @@ def read_rows(config: Config) -> list[Row]:
     """Read the rows that `config.only` names and those they depend on, in an order in which they can be made.
 
     Raises:
-      ConfigError: for an unknown row, method, precision or setting, or rows that wait for each other.
+      UserError: for an unknown row, method, precision or setting, or rows that wait for each other.
     """
     known = {name: _read(name, part, config) for name, part in config.rows.items()}
     _one_of(config.collected, known, "collected")
     if known[config.collected].training != config.collected or known[config.collected].method == "cloned":
-        raise ConfigError(f"collected = {config.collected!r} names a row without a training of its own")
+        raise UserError(f"collected = {config.collected!r} names a row without a training of its own")
     for name in config.only:
         _one_of(name, ("all", *known), "only")
     methods = list(METHODS)
@@ -102,7 +103,7 @@ def read_rows(config: Config) -> list[Row]:
 
     def add(row: Row, waiting: tuple[str, ...]) -> None:
         if row.name in waiting:
-            raise ConfigError(f"rows wait for each other: {' -> '.join((*waiting, row.name))}")
+            raise UserError(f"rows wait for each other: {' -> '.join((*waiting, row.name))}")
         parent = row.training if row.training != row.name else ""
         for other in filter(None, (parent, row.settings.get("match", ""))):
             add(known[other], (*waiting, row.name))
@@ -129,14 +130,14 @@ def _read(name: str, part: Config, config: Config) -> Row:
         other = config.rows[parent].method
         shared = trained and other in TRAINED and (other == "cloned") == (part.method == "cloned")
         if not shared or config.rows[parent].parent:
-            raise ConfigError(f"{where}: {part.method} cannot share the training of {parent!r}, which has none itself")
+            raise UserError(f"{where}: {part.method} cannot share the training of {parent!r}, which has none itself")
         if part.overrides or part.train:
-            raise ConfigError(f"{where} shares the training of {parent!r} and cannot change its settings")
+            raise UserError(f"{where} shares the training of {parent!r} and cannot change its settings")
     if own.get("match"):
         _one_of(own["match"], config.rows, f"{where}.settings.match")
     foreign = [text for text in part.overrides if not text.startswith("train.") or text.startswith("train.held_out")]
     if foreign:
-        raise ConfigError(
+        raise UserError(
             f"{where}: {foreign[0]!r} is not for one row alone; rows of a study share archive, held-out elites and "
             "evaluation (give it to all of them with `overrides` of the study), only other keys of `train.` may differ"
         )
@@ -149,7 +150,7 @@ def _one_of(name: str, known: Any, where: str) -> str:
     if name not in known:
         close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ConfigError(f"{where}: unknown {name!r}{hint} (known: {', '.join(known)})")
+        raise UserError(f"{where}: unknown {name!r}{hint} (known: {', '.join(known)})")
     return name
 
 
@@ -157,16 +158,16 @@ def run_config(config: Config, row: Row, seed: int) -> Config:
     """Return the config of a row's training and evaluation.
 
     Raises:
-      ConfigError: for a config or a key that does not exist.
+      UserError: for a config or a key that does not exist.
     """
-    base = settings.load_config(config.base, [*config.overrides, f"seed={seed}"])
+    base = configs.load_config(config.base, [*config.overrides, f"seed={seed}"])
     if row.train:
-        other = settings.load_config(row.train)
+        other = configs.load_config(row.train)
         with base.unlocked():
             held_out = base.train.held_out
             base.train = other.train
             base.train.held_out = held_out
         base.lock()
     for override in row.overrides:
-        settings.override(base, override)
+        configs.override(base, override)
     return base

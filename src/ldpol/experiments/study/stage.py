@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from ldpol import storage
+from ldpol import session, storage
+from ldpol.errors import UserError
 from ldpol.evaluation.retention import NUMBERS, RATIOS, markdown, measure, summarise
-from ldpol.experiments import passes, session, settings
-from ldpol.experiments.settings import Config, ConfigError
+from ldpol.experiments import configs, stages
+from ldpol.experiments.configs import Config
+from ldpol.experiments.keeping import check_equal
 from ldpol.experiments.study import methods
 from ldpol.experiments.study.ground import Ground, collected, diversity, prepare, prepare_archive
 from ldpol.experiments.study.plan import Row, read_rows, run_config
@@ -22,24 +24,24 @@ def run(config: Config, workdir: Path) -> None:
 
     Raises:
       FileNotFoundError: if the run named by `config.archive` has no archive.
-      ConfigError: if a row makes no sense, or the folder holds rows made with other settings.
+      UserError: if a row makes no sense, or the folder holds rows made with other settings.
     """
     rows = read_rows(config)
     if not config.seeds:
-        raise ConfigError("seeds is empty; give at least one, for instance (0,)")
+        raise UserError("seeds is empty; give at least one, for instance (0,)")
     for name, least in (("conditions", 1), ("samples", 2), ("states", 1)):
         if config.diversity[name] < least:
-            raise ConfigError(f"diversity.{name} must be at least {least}, found {config.diversity[name]}")
-    base = settings.load_config(config.base, config.overrides)
+            raise UserError(f"diversity.{name} must be at least {least}, found {config.diversity[name]}")
+    base = configs.load_config(config.base, config.overrides)
     for row in rows:
         run_config(config, row, config.seeds[0])  # a typo is found now, not after hours
     archive, identity = prepare_archive(config, base, workdir)
-    task, shape, _ = session.make_setting(base)
-    play, total = passes.player(base, task, shape), len(config.seeds) * len(rows)
+    task = configs.task_of(base)
+    player, total = stages.player_of(base, task, archive), len(config.seeds) * len(rows)
     done = 0
     for seed in config.seeds:
-        own = settings.load_config(config.base, [*config.overrides, f"seed={seed}"])
-        ground = prepare(own, workdir, archive, identity, play)
+        own = configs.load_config(config.base, [*config.overrides, f"seed={seed}"])
+        ground = prepare(own, workdir, archive, identity, player)
         again = measure(archive.grid, ground.reference, ground.ceiling, ground.kind, task.fitness_offset)
         storage.write_json(ground.folder / "ceiling.json", again | {"seconds": 0.0})
         for row in rows:
@@ -47,7 +49,7 @@ def run(config: Config, workdir: Path) -> None:
             path = _path(workdir, row.name, seed)
             about = _about(config, row, ground)
             if path.is_file():
-                session.check_equal(storage.read_json(path)["about"], about, path)
+                check_equal(storage.read_json(path)["about"], about, path)
                 session.say(f"study: {done}/{total}, {row.name}, seed {seed}: already done")
                 continue
             session.say(f"study: {done}/{total}, {row.name}, seed {seed} ...")
@@ -66,9 +68,9 @@ def _path(workdir: Path, name: str, seed: int) -> Path:
 def _about(config: Config, row: Row, ground: Ground) -> dict[str, Any]:
     return {
         "row": row.about(),
-        "config": settings.as_json(run_config(config, row, ground.config.seed), "seed", "task", "policy", "train"),
+        "config": configs.as_json(run_config(config, row, ground.config.seed), "seed", "task", "policy", "train"),
         "episodes": ground.config.eval.episodes,
-        "diversity": settings.as_json(config, "diversity")["diversity"],
+        "diversity": configs.as_json(config, "diversity")["diversity"],
         "archive": ground.identity,
     }
 
@@ -104,8 +106,8 @@ def write_table(config: Config, rows: list[Row], workdir: Path, base: Config) ->
         numbers = [storage.read_json(path)["numbers"] for path in paths if path.is_file()]
         if numbers:
             lines.append({"method": row.method, "variant": row.name, **summarise(numbers)})
-    table = {"rows": lines, "ceiling": _ceiling(config, workdir), "study": settings.as_json(config)}
-    storage.write_json(workdir / TABLE, table | session.provenance(base))
+    table = {"rows": lines, "ceiling": _ceiling(config, workdir), "study": configs.as_json(config)}
+    storage.write_json(workdir / TABLE, table | session.provenance(configs.as_json(base), base.seed))
     save(draw_retention(lines, table["ceiling"]), workdir / FIGURE)
     return table
 

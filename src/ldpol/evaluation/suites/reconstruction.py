@@ -1,0 +1,190 @@
+"""Suite `reconstruction`: is the archive still there? Every elite's measures are asked for once, and evaluated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.archive import Grid
+from ldpol.evaluation.context import Context, Result, rows_of, sample_measures
+from ldpol.evaluation.metrics import compare, summarise
+from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
+from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
+from ldpol.settings import check
+from ldpol.tasks import Task
+from ldpol.types import Array, Score
+
+RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "js_divergence", "success_rate", "best_reward")
+COLUMNS = (
+    (Column("Reward", "of reference", "percent"), "reward_ratio"),
+    (Column("Coverage", "of reference", "percent"), "coverage_ratio"),
+    (Column("QD score", "of reference", "percent"), "qd_ratio"),
+    (Column("Target error", "MEM, L2 distance", ".4f"), "mem"),
+    (Column("Success", "of targets", "percent"), "success_rate"),
+    (Column("JS div.", "0 = same", ".4f"), "js_divergence"),
+    (Column("Best reward", "per episode", "count"), "best_reward"),
+    (Column("Policies", "number", "count"), "policies"),
+)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Everything that the protocol asks for: the archive, its ceiling, one sample per elite, and other targets.
+
+    Attributes:
+      unseen: targets that training never saw, though elites reach them.
+      uniform: targets anywhere in the measure space.
+    """
+
+    name: ClassVar[str] = "reconstruction"
+    unseen: int = 512
+    uniform: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"unseen": 1, "uniform": 1})
+
+    def check_task(self, task: Task) -> None:
+        """Every task will do."""
+
+    def run(self, context: Context) -> Result:
+        """Measure."""
+        archive, reference, task = context.archive, context.reference, context.task
+        keys = jax.random.split(context.key_for(2), 5)
+        ceiling = context.evaluate(self, "ceiling", "the archive a second time", archive.policies, keys[0]).score
+
+        def sample(name: str, title: str, targets: Array | np.ndarray, key: Array) -> Score:
+            return context.sample(self, name, title, sample_measures, targets, key).score
+
+        generated = sample("generated", "one sample per condition", reference.measures, keys[1])
+        # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
+        asked = rows_of(ceiling, context.choose(self.unseen, 1))
+        unseen = sample("unseen", "measures training never saw", asked.measures, keys[2])
+        places = np.asarray(jax.random.uniform(keys[3], (self.uniform, task.measures)))
+        targets = archive.grid.unscaled(places).astype(np.float32)
+        uniform = sample("uniform", "uniform conditions", targets, keys[4])
+        scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
+        metrics = reconstruction_metrics(context, scores, uniform, targets)
+        metrics["unseen"] = compare(archive.grid, asked, unseen, task.fitness_offset)
+        metrics["episodes"] = context.player.episodes
+        return Result(metrics, _arrays(context, scores, uniform, targets))
+
+    @staticmethod
+    def tables(metrics: Mapping[str, Any]) -> list[Table]:
+        """Return every way of asking, and the ceiling."""
+        if "reward_ratio" not in metrics:
+            return []
+        uniform = dict(metrics.get("uniform") or {})
+        uniform["coverage_ratio"] = metrics.get("uniform_coverage_ratio", uniform.get("coverage_ratio"))
+        held_out = {"mem": metrics.get("held_out_mem"), **(metrics.get("held_out") or {})}
+        ceiling = {
+            "mem": metrics.get("mem_ceiling"),
+            "policies": metrics.get("policies"),
+            **(metrics.get("ceiling") or {}),
+        }
+        rows = (
+            ("Generated", "one sample per condition", True, metrics),
+            ("on trained elites", "", False, metrics.get("trained")),
+            ("on held-out elites", "never trained on", False, held_out),
+            ("in the held-out box", "never trained on", False, metrics.get("held_out_box")),
+            ("on unseen measures", "another evaluation's, not the labels trained on", False, metrics.get("unseen")),
+            ("on uniform targets", "anywhere in the space", False, uniform),
+            ("Ceiling", "original archive re-evaluated a second time", True, ceiling),
+        )
+        names = [name for _, name in COLUMNS]
+        shown = tuple(
+            Row(name, numbers(values, names), note, main)
+            for name, note, main, values in rows
+            if main or any(map(is_number, (values or {}).values()))
+        )
+        return [Table("Results", tuple(column for column, _ in COLUMNS), shown)]
+
+
+def _arrays(
+    context: Context, scores: Mapping[str, Score], uniform: Score, uniform_targets: np.ndarray
+) -> dict[str, np.ndarray]:
+    grid, (low, high) = context.archive.grid, context.split.box
+    arrays = {
+        "grid_shape": np.asarray(grid.shape),
+        "low": np.asarray(grid.low),
+        "high": np.asarray(grid.high),
+        "measure_names": np.asarray(context.task.measure_names),
+        "held_out": context.split.kind > 0,
+        "uniform_targets": uniform_targets,
+        "uniform_fitness": np.asarray(uniform.fitness),
+        "uniform_measures": np.asarray(uniform.measures),
+    }
+    if low:
+        arrays |= {"box_low": np.asarray(low), "box_high": np.asarray(high)}
+    for name, score in scores.items():
+        arrays |= {f"{name}_fitness": np.asarray(score.fitness), f"{name}_measures": np.asarray(score.measures)}
+    return arrays
+
+
+def reconstruction_metrics(
+    context: Context, scores: Mapping[str, Score], uniform: Score, uniform_targets: np.ndarray
+) -> dict[str, Any]:
+    """Compare everything with the reference.
+
+    Args:
+      context: gives the archive, what training held out, and the generator's size.
+      scores: `[N]` of `reference`, `ceiling` and `generated`.
+      uniform: `[U]` of policies for `uniform_targets`.
+      uniform_targets: `[U, M]`.
+    """
+    archive, generator, kind, offset = (
+        context.archive,
+        context.generator,
+        context.split.kind,
+        context.task.fitness_offset,
+    )
+    grid, reference = archive.grid, scores["reference"]
+    whole = compare(grid, reference, scores["generated"], offset)
+    ceiling = compare(grid, reference, scores["ceiling"], offset)
+    subsets = {"trained": kind == TRAINED, "held_out": kind == HELD_OUT, "held_out_box": kind == IN_BOX}
+    parts: dict[str, Any] = {}
+    for name, rows in subsets.items():
+        if rows.any():
+            part = {which: jax.tree.map(lambda leaf: leaf[rows], score) for which, score in scores.items()}  # noqa: B023
+            parts[name] = compare(grid, part["reference"], part["generated"], offset)
+            parts[name]["ceiling"] = compare(grid, part["reference"], part["ceiling"], offset)
+        else:
+            parts[name] = {}
+    filled = {name: _cells(grid, score.measures) for name, score in [*scores.items(), ("uniform", uniform)]}
+    original = summarise(grid, reference, offset)
+    free = summarise(grid, uniform, offset)
+    size = generator.nbytes
+    aim = np.linalg.norm(uniform.measures - uniform_targets, axis=-1)
+    return {
+        **{name: whole[name] for name in RATIOS},
+        "mem_ceiling": ceiling["mem"],
+        "compression_params": len(archive) * archive.shape.size / generator.size,
+        "compression_bytes": archive.nbytes / size,
+        "archive_bytes": archive.nbytes,
+        "generator_bytes": size,
+        "policies": len(archive),
+        "policy_params": archive.shape.size,
+        "generator_params": generator.size,
+        "uniform_coverage_ratio": free["cells"] / original["cells"],
+        "held_out_mem": parts["held_out"].get("mem"),
+        "ceiling": {name: ceiling[name] for name in RATIOS},
+        **parts,
+        "uniform": {
+            "policies": len(aim),
+            "mem": float(aim.mean()),
+            "success_rate": float((aim < grid.diagonal).mean()),
+            "coverage_ratio": free["cells"] / original["cells"],
+            "new_cells": len(filled["uniform"] - filled["reference"]),
+            # How many empty cells noise alone fills: the original, played a second time.
+            "new_cells_ceiling": len(filled["ceiling"] - filled["reference"]),
+        },
+        "reference": original,
+        "generated": summarise(grid, scores["generated"], offset),
+    }
+
+
+def _cells(grid: Grid, measures: Array) -> set[int]:
+    return set(np.asarray(grid.index(jnp.asarray(measures))).tolist())

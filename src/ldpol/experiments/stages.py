@@ -1,0 +1,62 @@
+"""What the stages share: where things lie in a work directory, and the elites evaluated again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ldpol import archive as archives
+from ldpol import reference, storage
+from ldpol.archive import Archive
+from ldpol.experiments import configs
+from ldpol.experiments.configs import Config
+from ldpol.experiments.keeping import Keeper
+from ldpol.player import Player, make_player
+from ldpol.tasks import Task
+from ldpol.types import Key
+
+
+def key_of(config: Config, number: int) -> Key:
+    """Return the key of a stage: 0 searches, 1 trains, 3 evaluates the elites again."""
+    return jax.random.fold_in(jax.random.key(config.seed), number)
+
+
+def elites_of(workdir: Path) -> Path:
+    """Return where the archive lies."""
+    return workdir / "archive" / "elites"
+
+
+def load_archive(config: Config, task: Task, workdir: Path) -> Archive:
+    """Read the archive of a work directory, and check that it fits the config.
+
+    Raises:
+      FileNotFoundError: if the archive stage has not finished.
+      ValueError: if it is of another task.
+    """
+    archive = archives.load(elites_of(workdir))
+    archives.check_task(archive, task)
+    return archive
+
+
+def player_of(config: Config, task: Task, archive: Archive) -> Player:
+    """Compile the player of a config, once per process and stage."""
+    how = {"episodes": config.eval.episodes, "rollout": configs.rollout_of(config), "chunk": config.rollout.chunk}
+    return make_player(task, archive.shape.apply, **how)
+
+
+def reevaluated(config: Config, workdir: Path, archive: Archive, task: Task, player: Player) -> Archive:
+    """Return the archive as training and evaluation see it: means over fresh episodes, kept in `archive/again`.
+
+    Whoever comes first, the archive stage or one that was handed an archive, evaluates it.
+    """
+    about = {
+        "config": configs.as_json(config, "seed", "task", "policy") | {"episodes": config.eval.episodes},
+        "archive": storage.fingerprint(elites_of(workdir)),
+    }
+
+    def same(depends_on: Mapping[str, Any]) -> dict[str, Any]:
+        return about
+
+    hooks = Keeper("archive", workdir / "archive", same).hooks
+    return reference.reevaluate(archive, task, key=key_of(config, 3), player=player, hooks=hooks)

@@ -1,0 +1,124 @@
+"""The archive that everything is measured against: its elites evaluated again, and which of them training may see."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ldpol.archive import Archive, check_task, take
+from ldpol.errors import UserError
+from ldpol.hooks import Hooks
+from ldpol.player import Player, make_player
+from ldpol.tasks import Task
+from ldpol.types import Behaviour, Key, Score
+
+TRAINED, HELD_OUT, IN_BOX = 0, 1, 2
+"""Kinds of elites in a `Split`."""
+Box = tuple[tuple[float, ...], tuple[float, ...]]
+"""Two opposite corners in task units; two empty tuples for no box."""
+NO_BOX: Box = ((), ())
+BLANK = Behaviour(Score(0, 0, 0), 0)  # type: ignore[arg-type]
+
+
+def reevaluate(
+    archive: Archive,
+    task: Task,
+    *,
+    key: Key,
+    episodes: int = 10,
+    player: Player | None = None,
+    hooks: Hooks = Hooks(),
+) -> Archive:
+    """Evaluate the elites again: means over fresh episodes in place of the single draws that won their cells.
+
+    What a search stored is often luck. The means are the labels that training learns and the reference of every
+    comparison.
+
+    Args:
+      archive: N elites.
+      task: where they act.
+      key: decides the episodes.
+      episodes: per policy; not looked at where there is a player, which has its own.
+      player: evaluates policies; None compiles one.
+      hooks: of the caller.
+
+    Returns:
+      The archive with other `fitness` and `measures`, and with `traits`.
+
+    Raises:
+      UserError: if the archive does not fit the task.
+    """
+    check_task(archive, task)
+    player = make_player(task, archive.shape.apply, episodes=episodes) if player is None else player
+    title = "evaluating the elites again"
+    depends_on = {"episodes": player.episodes, "key": np.asarray(jax.random.key_data(key)).tolist()}
+    found = hooks.remember(
+        "again", depends_on, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
+    )
+    return dataclasses.replace(
+        archive,
+        fitness=jnp.asarray(found.score.fitness),
+        measures=jnp.asarray(found.score.measures),
+        traits=jnp.asarray(found.traits),
+    )
+
+
+@struct.dataclass
+class Split:
+    """Which elites of an archive training may see.
+
+    Attributes:
+      archive: all N elites.
+      kind: `[N]` 0 for trained elites, 1 for random held-out ones, 2 for those inside the box.
+      box: its corners.
+    """
+
+    archive: Archive
+    kind: np.ndarray
+    box: Box = struct.field(pytree_node=False, default=NO_BOX)
+
+    @property
+    def trained(self) -> Archive:
+        """The elites that training may see."""
+        return take(self.archive, self.kind == TRAINED)
+
+    @property
+    def held_out(self) -> Archive:
+        """The random ones that it may not see."""
+        return take(self.archive, self.kind == HELD_OUT)
+
+    @property
+    def in_box(self) -> Archive:
+        """Those in the box, which it may not see either."""
+        return take(self.archive, self.kind == IN_BOX)
+
+
+def split(archive: Archive, *, fraction: float = 0.1, box: Sequence[Sequence[float]] = NO_BOX, seed: int = 0) -> Split:
+    """Hold elites out of training: a random part, and all whose measures lie in a box.
+
+    Args:
+      archive: N elites, re-evaluated: the box is cut by the labels that training would see.
+      fraction: of all elites, at random.
+      box: two opposite corners `[M]` in task units; empty for none.
+      seed: decides the random ones.
+
+    Raises:
+      UserError: if nothing is left to train on, or the box does not fit the measures.
+    """
+    count, width = archive.measures.shape
+    low, high = (tuple(float(value) for value in corner) for corner in box)
+    if len(low) != len(high) or len(low) not in (0, width) or any(a > b for a, b in zip(low, high, strict=True)):
+        raise UserError(f"the held-out box needs {width} bounds per corner, low to high (or none), found {low}, {high}")
+    if not 0 <= fraction < 1:
+        raise UserError(f"the held-out fraction must be in [0, 1), found {fraction}")
+    kind = np.zeros(count, np.int32)
+    kind[np.random.default_rng(seed).permutation(count)[: round(fraction * count)]] = HELD_OUT
+    if low:
+        measures = np.asarray(archive.measures)
+        kind[((measures >= np.asarray(low)) & (measures <= np.asarray(high))).all(1)] = IN_BOX
+    if (kind == TRAINED).sum() < 2:
+        raise UserError(f"only {(kind == TRAINED).sum()} of {count} elites are left to train on; hold fewer out")
+    return Split(archive, kind, (low, high))

@@ -1,0 +1,184 @@
+"""From a task to an archive of elites: PPGA, MAP-Elites, or one after the other."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ldpol.archive import Archive, Grid, from_qdax, make_grid
+from ldpol.hooks import Hooks
+from ldpol.policy import PolicyShape
+from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
+from ldpol.search.loop import Search, SearchState, in_turn
+from ldpol.search.map_elites import MapElitesConfig, make_map_elites
+from ldpol.search.ppga import PPGAConfig, make_ppga
+from ldpol.search.ppo_config import PPOConfig
+from ldpol.search.xnes import XNESConfig
+from ldpol.settings import check, fail
+from ldpol.tasks import Task
+from ldpol.types import Array, Key
+
+SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
+START = 2**32 - 1
+"""Folded into the key for the state that a search starts from; the other numbers are its iterations."""
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """PPGA for a while, then MAP-Elites whose candidates are evaluated again before they enter.
+
+    Otherwise lucky ones would crowd out PPGA's steady elites.
+
+    Attributes:
+      ppga_iterations: of PPGA.
+      verify, verify_episodes: of MAP-Elites, see `MapElitesConfig`.
+    """
+
+    ppga_iterations: int = 70
+    verify: int = 128
+    verify_episodes: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"ppga_iterations": 1, "verify": 0, "verify_episodes": 0})
+
+
+@dataclass(frozen=True)
+class PPGASettings:
+    """PPGA with its parts.
+
+    The defaults are tuned for minutes, not hours: small rollouts and few epochs, wide exploration, and a walk on the
+    reward alone until there is something to branch from.
+
+    Attributes:
+      emitter: of the iteration.
+      ppo: of its trainings.
+      xnes: of its search for coefficients.
+    """
+
+    emitter: PPGAConfig = PPGAConfig(
+        gradient_updates=5, walk_updates=15, episodes=2, archive_rate=0.05, reward_iterations=150
+    )
+    ppo: PPOConfig = PPOConfig(
+        environments=120,
+        steps=32,
+        epochs=4,
+        gamma=0.995,
+        entropy_weight=0.01,
+        initial_log_std=0.0,
+        max_log_std=1.0,
+        critic=(64, 64),
+    )
+    xnes: XNESConfig = XNESConfig(population=64)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self)
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """All settings of `search_archive`.
+
+    Attributes:
+      search: `hybrid`, `map_elites` or `ppga`.
+      cells: of the grid, per measure.
+      iterations: of the search.
+      hidden: widths of the policies' hidden layers.
+      map_elites, hybrid, ppga: settings of each.
+      rollout: lanes and blocks of a device.
+    """
+
+    search: Literal["hybrid", "map_elites", "ppga"] = "hybrid"
+    cells: int = 50
+    iterations: int = 120
+    hidden: tuple[int, ...] = (64, 64)
+    map_elites: MapElitesConfig = MapElitesConfig()
+    hybrid: HybridConfig = HybridConfig()
+    ppga: PPGASettings = PPGASettings()
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"cells": 1, "iterations": 1, "hidden": 1})
+        if not self.hidden:
+            fail(self, "hidden", "is empty; give at least one layer, for instance (64, 64)")
+        if self.search == "hybrid":
+            self.after_ppga  # noqa: B018
+
+    @property
+    def after_ppga(self) -> MapElitesConfig:
+        """MAP-Elites as it goes on where PPGA ends."""
+        return replace(self.map_elites, verify=self.hybrid.verify, verify_episodes=self.hybrid.verify_episodes)
+
+
+def make_search(
+    task: Task, config: SearchConfig, *, search_task: Task | None = None, mesh: Mesh | None = None
+) -> tuple[Search, PolicyShape, Grid]:
+    """Build the search that a config names, with the policies' architecture and the grid.
+
+    Args:
+      task: what PPO trains on, and what elites are judged by.
+      config: settings.
+      search_task: what MAP-Elites' offspring are first scored on, often with a deterministic reset; None: `task`.
+      mesh: devices that share the work.
+    """
+    shape = PolicyShape(task.observation_size, task.action_size, config.hidden)
+    grid, shared = make_grid(task, config.cells), {"rollouts": config.rollout, "mesh": mesh}
+
+    def ppga() -> Search:
+        return make_ppga(task, shape, grid, config.ppga.emitter, config.ppga.ppo, config.ppga.xnes, **shared)
+
+    def map_elites(settings: MapElitesConfig) -> Search:
+        return make_map_elites(search_task or task, shape, grid, settings, verify_task=task, **shared)
+
+    if config.search == "hybrid":
+        return in_turn(ppga(), map_elites(config.after_ppga), config.hybrid.ppga_iterations), shape, grid
+    return (ppga() if config.search == "ppga" else map_elites(config.map_elites)), shape, grid
+
+
+def start_search(search: Search, key: Key, mesh: Mesh) -> SearchState:
+    """Return the state before the first iteration, on all devices."""
+    return jax.jit(search.init, out_shardings=copied_to(mesh))(jax.random.fold_in(key, START))
+
+
+def compile_step(search: Search, mesh: Mesh) -> Any:
+    """Return the jitted `(state, key) -> (state, metrics)`; it takes the state's buffers."""
+    return jax.jit(search.step, donate_argnums=0, out_shardings=copied_to(mesh))
+
+
+def row_of(metrics: dict[str, Array]) -> dict[str, Any]:
+    """Return the metrics of an iteration as Python numbers."""
+    values = {name: np.asarray(value).item() for name, value in metrics.items()}
+    return values | {"env_steps": int(values["env_steps"])}
+
+
+def search_archive(
+    task: Task,
+    config: SearchConfig = SearchConfig(),
+    *,
+    key: Key,
+    search_task: Task | None = None,
+    hooks: Hooks = Hooks(),
+) -> Archive:
+    """Search for elites; what enters the archive are the scores of single evaluations (see `reevaluate`).
+
+    Args:
+      task: what elites are judged by.
+      config: settings.
+      key: decides everything random.
+      search_task: see `make_search`.
+      hooks: its log takes the metrics of every iteration.
+    """
+    mesh = policy_mesh()
+    search, _, grid = make_search(task, config, search_task=search_task, mesh=mesh)
+    state, step = start_search(search, key, mesh), compile_step(search, mesh)
+    with hooks.progress(f"{SEARCHES[config.search]} on {task.name}", config.iterations, "it") as done:
+        for iteration in range(config.iterations):
+            state, metrics = step(state, jax.random.fold_in(key, iteration))
+            hooks.log("search", iteration + 1, row_of(metrics))
+            done(1)
+    settings = {"backend": task.backend, "episode_length": task.episode_length, "reset_noise": task.reset_noise}
+    return from_qdax(jax.device_get(state.repertoire), grid, task.name, settings=tuple(sorted(settings.items())))
