@@ -1,8 +1,8 @@
 """Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
 
 The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
-convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents, `ldpol.distillation.encoder.neighbourhoods`
-on the weights of policies, against XLA's general convolution.
+convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents and
+`ldpol.distillation.encoder.neighbourhoods` on the weights of policies, against XLA's general convolution.
 """
 
 from collections.abc import Callable

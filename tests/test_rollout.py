@@ -25,6 +25,7 @@ from ldpol.rollout import (
     rollout,
     split_over,
 )
+from ldpol.settings import SettingsError
 from ldpol.types import Score, mean_score
 
 # Multiples of 1/8 keep every position exact. Lives of 4, 8, 16, 5 steps; the last two time out.
