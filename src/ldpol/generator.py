@@ -25,6 +25,7 @@ from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
+from ldpol.model.verified import Kernel, Source, VerifiedBank, answer_verified
 from ldpol.policy import PolicyShape
 from ldpol.precision import Precision, compress, expand, pack, unpack
 from ldpol.types import Array, Key, Params, PyTree
@@ -56,6 +57,8 @@ class PolicyGenerator:
       text_guidance: default guidance of sentences, which leave more open than measures do.
       language: what the reader was trained on; None for a model without language.
       precision: in which its file keeps the numbers; in memory they are float32.
+      bank: draws that were evaluated while the model was made; None for a model without.
+      kernel: standard deviation of the kernel over their measures, scaled to [0, 1].
     """
 
     decoder: PyTree
@@ -77,6 +80,8 @@ class PolicyGenerator:
     text_guidance: float = struct.field(pytree_node=False, default=SamplerConfig.text_guidance)
     language: Language | None = struct.field(pytree_node=False, default=None)
     precision: Precision = struct.field(pytree_node=False, default="float32")
+    bank: VerifiedBank | None = None
+    kernel: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def words(self) -> int:
@@ -183,23 +188,31 @@ class PolicyGenerator:
         steps: int | None = None,
         method: Method | None = None,
         complete: bool = True,
-    ) -> tuple[Array, Array]:
-        """Draw one latent `[h, w, c]` for a condition, and all measures `[M]` in [0, 1] that go with it.
+        verified: bool | None = None,
+    ) -> tuple[Array, Array, Source]:
+        """Draw one latent `[h, w, c]` for a condition, all measures `[M]` in [0, 1] to decode it with, and its source.
 
-        Measures that were asked for are returned as they were asked; arguments as in `sample`.
+        A latent that diffusion draws is decoded with the measures that were asked for; arguments as in `sample`.
         """
-        free_key, draw_key = jax.random.split(key)
+        free_key, draw_key, bank_key = jax.random.split(key, 3)
         asked = condition
         if complete and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
-            _, measures = self.sample_latent(
-                free_key, condition, guidance=guidance, steps=steps, method=method, complete=False
+            _, measures, _ = self.sample_latent(
+                free_key, condition, guidance=guidance, steps=steps, method=method, complete=False, verified=False
             )
             asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        return self._draw(draw_key, asked, condition, denoise, steps, method)
+        drawn = self._draw(draw_key, asked, condition, denoise, steps, method)
+        if verified and self.bank is None:
+            raise UserError(
+                "this model has no verified draws; sample with verified=False, or distil with verify.rows > 0"
+            )
+        bank = None if verified is False else self.bank
+        claims = self.language.claims if self.language else ()
+        return answer_verified(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=claims)
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
@@ -216,6 +229,7 @@ class PolicyGenerator:
         steps: int | None = None,
         method: Method | None = None,
         complete: bool = True,
+        verified: bool | None = None,
     ) -> Params:
         """Draw the parameters of one policy that behaves as asked. Pure: jit, vmap and grad it.
 
@@ -229,13 +243,28 @@ class PolicyGenerator:
           method: `ddim`, `heun` or `ancestral`.
           complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
             for more often. That draw is paid for even where nothing is free; False saves it.
+          verified: answer from the verified draws where one of them did nearly what is asked for, else by diffusion;
+            False is diffusion alone, None is True for a model that has such draws.
 
         Raises:
-          ValueError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
+          UserError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
         """
+        how = {"guidance": guidance, "steps": steps, "method": method, "complete": complete, "verified": verified}
+        return self.sample_with_source(key, measures, quality=quality, text=text, **how)[0]
+
+    def sample_with_source(
+        self,
+        key: Key,
+        measures: Array | None = None,
+        *,
+        quality: float | Array | None = None,
+        text: Array | None = None,
+        **how: Any,
+    ) -> tuple[Params, Source]:
+        """Draw one policy as `sample` does, same arguments, and say where it comes from."""
         condition = self.condition(measures, quality=quality, text=text)
-        how = {"guidance": guidance, "steps": steps, "method": method, "complete": complete}
-        return self.decode(*self.sample_latent(key, condition, **how))  # type: ignore[arg-type]
+        latent, given, source = self.sample_latent(key, condition, **how)
+        return self.decode(latent, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
         """Read sentences, on the host: what `sample` takes as `text`, one row a sentence.
@@ -325,7 +354,9 @@ class PolicyGenerator:
         return len(self._packed())
 
     def _packed(self) -> bytes:
-        return pack(compress(arrays_of(self), self.precision), {"kind": KIND, **settings_of(self)})
+        columns = [] if self.bank is None else list(self.bank.columns)
+        about = {"kind": KIND, **settings_of(self), "columns": columns}
+        return pack(compress(arrays_of(self), self.precision), about)
 
     def save(self, path: Path | str, precision: Precision | None = None) -> int:
         """Write the generator to one file; `ldpol.load` reads it.
@@ -361,7 +392,7 @@ class PolicyGenerator:
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, wanted: Array) -> Params:
                 condition = ask(self.grid.scaled(wanted), words=self.words)
-                return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition))
+                return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition)[:2])
 
             return jax.vmap(one)(keys, measures)
 
@@ -389,7 +420,10 @@ def load(path: Path | str) -> PolicyGenerator:
     try:
         # A model without language has no arrays of a reader, and a file no trace of them.
         parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, expand(arrays))
-        scaling = Scaling(**parts.pop("scaling"))
-        return PolicyGenerator(**parts, scaling=scaling, **parse_settings(about))
+        scaling, bank = Scaling(**parts.pop("scaling")), parts.pop("bank", None)
+        settings = parse_settings(about)
+        if bank is not None:
+            bank = VerifiedBank(**bank, columns=tuple(about["columns"]), count=len(settings["measure_names"]))
+        return PolicyGenerator(**parts, scaling=scaling, bank=bank, **settings)
     except (KeyError, TypeError) as error:
         raise UserError(f"the generator at {path} lacks or has unknown settings: {error}") from error

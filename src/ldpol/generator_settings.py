@@ -38,6 +38,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "text_guidance": float,
     "language": lambda value: None if value is None else language_from_json(value),
     "precision": str,
+    "kernel": float,
 }
 
 

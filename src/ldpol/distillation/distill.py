@@ -19,7 +19,7 @@ from ldpol.distillation.dataset import Dataset, collect, make_dataset, make_visi
 from ldpol.distillation.denoiser import train_denoiser
 from ldpol.distillation.encoder import TrainedEncoder
 from ldpol.distillation.reader import train_reader
-from ldpol.distillation.reliability import decoding_errors, reliability_weights
+from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
 from ldpol.distillation.targets import latent_dataset
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
@@ -111,7 +111,7 @@ def train(
     language, reader, captions = train_reader(config.language, archive, task, hooks=hooks, key=reader_key)
     posterior = encoder.encode(archive.policies)
     stored = jax.device_put(expand(compress(decoder, config.precision)), copied_to(mesh))
-    errors = decoding_errors(
+    verified = verify_draws(
         posterior,
         data.measures,
         decode=partial(make_decode(network, training.architecture), stored),
@@ -123,7 +123,12 @@ def train(
         depends_on=depends_on,
         hooks=hooks,
     )
-    weights = data.weights * jnp.asarray(reliability_weights(errors, config.verify.tolerance))
+    weights, bank = data.weights, None
+    if verified is not None:
+        weights = weights * jnp.asarray(reliability_weights(verified.errors, config.verify.tolerance))
+        if config.verify.rows:
+            rows = config.verify.rows
+            bank = keep_draws(verified, archive, task, data.weights, grid=archive.grid, rows=rows)
     latents, scaling = latent_dataset(
         training.architecture,
         posterior,
@@ -153,6 +158,8 @@ def train(
         **dataclasses.asdict(config.sampler),
         language=language,
         precision=config.precision,
+        bank=bank,
+        kernel=config.verify.kernel * float(np.linalg.norm(1.0 / np.asarray(archive.grid.shape))),
     )
     return Distilled(generator, encoder, data, history)
 

@@ -1,25 +1,45 @@
 """How far an elite can be relied on: does a policy decoded near it behave as the decoder was told?
 
 Decoded policies deviate reproducibly from their elites. Several elites can serve one condition, so those that decode
-badly are drawn less often and their neighbours answer for them.
+badly are drawn less often and their neighbours answer for them. What was evaluated is kept: a verified draw answers
+requests for what it did (`model/verified.py`).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Archive, Grid
 from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior, draw_around
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
+from ldpol.model.verified import RoundedDraws, VerifiedBank, choose_rows, latent_step, make_bank, round_draws
 from ldpol.player import Player
-from ldpol.types import Array, Key, Params, Score
+from ldpol.reference import BLANK
+from ldpol.tasks import Task
+from ldpol.traits import columns
+from ldpol.types import Array, Behaviour, Key, Params
 
 
-def decoding_errors(
+class VerifiedDraws(NamedTuple):
+    """Policies decoded near the elites, and what they did; rounds one after the other, R = rounds x N rows.
+
+    Attributes:
+      draws: rounded as they are kept.
+      behaviour: `[R]` means over the player's episodes, NumPy arrays.
+      errors: `[N]` mean distance from the measures given to the decoder to those its policies achieve.
+    """
+
+    draws: RoundedDraws
+    behaviour: Behaviour
+    errors: np.ndarray
+
+
+def verify_draws(
     posterior: Posterior,
     measures: Array,
     *,
@@ -31,7 +51,7 @@ def decoding_errors(
     key: Key,
     depends_on: Mapping[str, Any],
     hooks: Hooks,
-) -> np.ndarray:
+) -> VerifiedDraws | None:
     """Decode policies near every elite and evaluate them.
 
     Args:
@@ -47,27 +67,67 @@ def decoding_errors(
       hooks: of the caller; its log takes the mean error of every round.
 
     Returns:
-      `[N]` mean distance from the measures given to the decoder to those its policies achieve; zeros without rounds.
+      None without rounds.
     """
-    errors = np.zeros((max(config.rounds, 1), len(measures)), np.float32)
-    blank = Score(0, 0, 0)  # type: ignore[arg-type]
+    rounds: list[tuple[RoundedDraws, Behaviour, np.ndarray]] = []
+    step = latent_step(posterior.mean, posterior.deviation)
     for number in range(config.rounds):
         latent_key, label_key, episode_key = jax.random.split(jax.random.fold_in(key, number), 3)
-        drawn = draw_around(posterior, measures, noise, latent_key, label_key)
+        drawn = round_draws(*draw_around(posterior, measures, noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds})"
 
-        def evaluate(rows: Any, keys: Key) -> Score:
-            return player.play(decode(*rows), keys).score
+        def evaluate(rows: Any, keys: Key) -> Behaviour:
+            return player.play(decode(*rows), keys)
 
-        score = hooks.remember(
+        behaviour = hooks.remember(
             f"verify-{number}",
             {**depends_on, "round": number},
-            lambda: player.over(evaluate, drawn, episode_key, title=title, progress=hooks.progress),  # noqa: B023
-            blank,
+            lambda: player.over(  # noqa: B023
+                evaluate,  # noqa: B023
+                (drawn.latents, drawn.measures),  # noqa: B023
+                episode_key,  # noqa: B023
+                title=title,  # noqa: B023
+                progress=hooks.progress,
+            ),
+            BLANK,
         )
-        errors[number] = np.linalg.norm(np.asarray(grid.scaled(score.measures)) - np.asarray(drawn[1]), axis=-1)
-        hooks.log("verify", number + 1, {"error": float(errors[number].mean())})
-    return errors.mean(0)
+        errors = np.linalg.norm(np.asarray(grid.scaled(behaviour.score.measures)) - np.asarray(drawn.measures), axis=-1)
+        hooks.log("verify", number + 1, {"error": float(errors.mean())})
+        rounds.append((drawn, behaviour, errors))
+    if not rounds:
+        return None
+    draws, behaviours, errors = zip(*rounds, strict=True)
+    join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
+    together = RoundedDraws(
+        jnp.concatenate([one.levels for one in draws]), step, jnp.concatenate([one.measures for one in draws])
+    )
+    return VerifiedDraws(together, jax.tree.map(join, *behaviours), np.mean(errors, 0))
+
+
+def keep_draws(
+    verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, grid: Grid, rows: int
+) -> VerifiedBank:
+    """Keep the draws that answer the most requests.
+
+    Args:
+      verified: R draws around the N elites.
+      archive: the elites, re-evaluated.
+      task: says what the columns of its traits are.
+      weights: `[N]` how often training draws each elite: so often its rows answer, relative to others.
+      grid: of the archive.
+      rows: how many to keep.
+    """
+    score, traits = verified.behaviour.score, np.asarray(verified.behaviour.traits)
+    achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
+    kept = choose_rows(achieved, np.asarray(grid.scaled(archive.measures)), rows)
+    fitness = np.sort(np.asarray(archive.fitness))
+    quality = (np.searchsorted(fitness, score.fitness) / len(fitness)).astype(np.float32)
+    log_weight = np.tile(np.log(np.asarray(weights) + 1e-6), len(achieved) // len(archive))
+    names = [column.name for column in columns(task)] if traits.shape[-1] else []
+    draws = RoundedDraws(verified.draws.levels[kept], verified.draws.step, verified.draws.measures[kept])
+    return make_bank(
+        draws, achieved[kept], traits[kept], quality=quality[kept], log_weight=log_weight[kept], trait_names=names
+    )
 
 
 def reliability_weights(errors: np.ndarray, tolerance: float) -> np.ndarray:
