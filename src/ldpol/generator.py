@@ -14,7 +14,7 @@ from flax import struct
 from jax import export as jax_export
 
 from ldpol import storage
-from ldpol.archive import Grid
+from ldpol.archive import Grid, check_grid
 from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, parse_settings, settings_of
 from ldpol.language.reader import Language, read
@@ -22,11 +22,11 @@ from ldpol.language.text import TextEncoder
 from ldpol.model.condition import Condition, ask, joint
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
-from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
+from ldpol.model.diffusion import STRONGEST, Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
-from ldpol.policy import PolicyShape
-from ldpol.precision import Precision, compress, expand, pack, unpack
+from ldpol.policy import PolicyShape, check_finite
+from ldpol.precision import Precision, compress, expand
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
@@ -324,8 +324,8 @@ class PolicyGenerator:
         """Bytes of the file that `save` writes: those numbers in `precision`, and all settings."""
         return len(self._packed())
 
-    def _packed(self) -> bytes:
-        return pack(compress(arrays_of(self), self.precision), {"kind": KIND, **settings_of(self)})
+    def _packed(self) -> bytearray:
+        return storage.pack(compress(arrays_of(self), self.precision), kind=KIND, about=settings_of(self))
 
     def save(self, path: Path | str, precision: Precision | None = None) -> int:
         """Write the generator to one file; `ldpol.load` reads it.
@@ -340,8 +340,7 @@ class PolicyGenerator:
         Raises:
           ValueError: for an unknown precision.
         """
-        content = dataclasses.replace(self, precision=precision or self.precision)._packed()
-        storage.write_bytes(Path(path), content)
+        storage.write_bytes(path, content := dataclasses.replace(self, precision=precision or self.precision)._packed())
         return len(content)
 
     def export(self, path: Path | str, *, platforms: tuple[str, ...] = ("cpu", "cuda")) -> None:
@@ -377,19 +376,26 @@ def load(path: Path | str) -> PolicyGenerator:
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it is damaged or of another kind.
+      ValueError: if it is damaged, of another kind, or no sound model: its networks do not fit, or hold NaN.
     """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"expected a generator's file at {path}, found {found}; the train stage writes it")
-    arrays, about = unpack(path.read_bytes(), str(path))
-    if about.get("kind") != KIND:
-        raise UserError(f"{path} holds {about.get('kind', 'something else')}, expected a {KIND}")
+    arrays, about = storage.load(path, kind=KIND)
     try:
         # A model without language has no arrays of a reader, and a file no trace of them.
         parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, expand(arrays))
         scaling = Scaling(**parts.pop("scaling"))
-        return PolicyGenerator(**parts, scaling=scaling, **parse_settings(about))
-    except (KeyError, TypeError) as error:
-        raise UserError(f"the generator at {path} lacks or has unknown settings: {error}") from error
+        return _check(PolicyGenerator(**parts, scaling=scaling, **parse_settings(about)))
+    except Exception as error:  # whatever a network says of parameters that are not its own
+        raise UserError(f"the generator at {path} is not sound: {type(error).__name__}: {error}") from error
+
+
+def _check(generator: PolicyGenerator) -> PolicyGenerator:
+    """Return a generator if its numbers are finite and its networks draw policies of its shape, else raise an error."""
+    check_finite(generator)
+    check_grid(generator.grid, len(generator.measure_names))
+    measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)
+    drawn = jax.eval_shape(generator.sample, jax.random.key(0), measures)
+    if jax.tree.map(jnp.shape, drawn) != jax.tree.map(jnp.shape, generator.shape.abstract()):
+        raise UserError(f"it draws no policies {generator.shape}")
+    if not max(abs(generator.guidance), abs(generator.text_guidance)) <= STRONGEST:
+        raise UserError(f"guidance {generator.guidance} and {generator.text_guidance}")
+    return generator
