@@ -11,6 +11,7 @@ Time is shared out among physics (the steps lived, at the speed of `task.step` a
 gradient steps, timed alone) and the rest: acting, advantages, resets, waiting, and the archive.
 """
 
+import json
 import time
 from argparse import Namespace
 from functools import partial
@@ -88,7 +89,7 @@ def main() -> None:
     show(summary)
     if options.out is not None:
         sizes = {"seconds": options.seconds, "at": options.at, "steps": options.steps, "seeds": options.seeds}
-        storage.write_json(options.out, rows)
+        storage.write_bytes(options.out, (json.dumps(rows, indent=1) + "\n").encode())
         storage.write_json(
             options.out.with_suffix(".about.json"),
             {

@@ -151,6 +151,15 @@ def bad(name):
         "columns": dataclasses.replace(whole, measures=whole.measures[:, :1]),
         "leading": dataclasses.replace(whole, policies=short),
         "tree": dataclasses.replace(whole, policies={"params": {"Conv": {"kernel": kernel}}}),
+        "bias": dataclasses.replace(whole, policies={"params": layers | {"Dense_1": {"kernel": kernel}}}),
+        "layers": dataclasses.replace(
+            whole, policies={"params": layers | {"Dense_1": layers["Dense_1"] | {"kernel": kernel[:, :-1]}}}
+        ),
+        "integers": dataclasses.replace(whole, fitness=whole.fitness.astype(jnp.int32)),
+        "half": dataclasses.replace(whole, policies=jax.tree.map(lambda x: x.astype(jnp.bfloat16), whole.policies)),
+        "no cells": dataclasses.replace(whole, grid=GRID._replace(shape=(0, 4))),
+        "upside down": dataclasses.replace(whole, grid=GRID._replace(low=GRID.high, high=GRID.low)),
+        "uneven": dataclasses.replace(whole, grid=GRID._replace(low=GRID.low[:1])),
     }[name]
 
 
@@ -167,15 +176,21 @@ def bad(name):
         ("columns", r"arrays disagree.*measures \(12, 1\) on a grid of 2"),
         ("leading", r"arrays disagree.*leading axes \[11, 12\]"),
         ("tree", "not the parameters of an MLP policy"),
+        ("bias", "not the parameters of an MLP policy"),
+        ("layers", "not the parameters of an MLP policy"),
+        ("integers", "arrays are float32, int32, expected float32 alone"),
+        ("half", "arrays are bfloat16, float32, expected float32 alone"),
+        ("no cells", "is no grid of 2 measures"),
+        ("upside down", "is no grid of 2 measures"),
+        ("uneven", "is no grid of 2 measures"),
     ],
 )
 def test_unsound_archives(name, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         archive.check(bad(name))
-    if name in ("fitness", "bounds"):
-        archive.save(bad(name), tmp_path / "archive")
-        with pytest.raises(ValueError, match=message):
-            archive.load(tmp_path / "archive")
+    archive.save(bad(name), tmp_path / "archive")
+    with pytest.raises(ValueError, match=f"^{tmp_path}/archive: .*{message}"):
+        archive.load(tmp_path / "archive")
 
 
 def test_a_sound_archive_passes_unchanged():
@@ -211,6 +226,14 @@ def test_qdax_round_trip():
     back = archive.from_qdax(repertoire, GRID, "toy", SETTINGS)
     order = [list(cells).index(cell) for cell in np.asarray(GRID.index(back.measures))]
     same(whole, back, order)
+
+
+def test_a_nan_in_a_repertoire_is_no_empty_cell():
+    repertoire = archive.to_qdax(make_archive()[0])
+    filled = int(jnp.argmax(repertoire.fitnesses[:, 0] > -jnp.inf))
+    repertoire = repertoire.replace(fitnesses=repertoire.fitnesses.at[filled].set(jnp.nan))
+    with pytest.raises(ValueError, match="NaN or infinite fitness in 1 of 12 elites"):
+        archive.from_qdax(repertoire, GRID, "toy", SETTINGS)
 
 
 def test_to_qdax_keeps_the_best_of_a_cell():

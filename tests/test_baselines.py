@@ -12,7 +12,8 @@ from ldpol.baselines.cloned import ClonedConfig
 from ldpol.distillation.dataset import Dataset
 from ldpol.measures import nearest
 from ldpol.policy import PolicyShape
-from ldpol.precision import compress, expand, nbytes, pack, unpack
+from ldpol.precision import compress, expand
+from ldpol.storage import nbytes, pack, unpack
 from ldpol.train_loop import OptimiserConfig
 
 SHAPE, GRID = PolicyShape(3, 2, (20, 20)), Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))
@@ -224,7 +225,7 @@ def test_every_model_weighs_what_its_file_does_and_generates_from_int8(archive, 
     ]
     for model, generate in models:
         path = tmp_path / "model"
-        path.write_bytes(pack(model))
+        path.write_bytes(pack(model, kind="model"))
         assert path.stat().st_size == nbytes(model)
         back = jax.tree.leaves(unpack(path.read_bytes())[0])
         assert sum(leaf.nbytes for leaf in back) == sum(leaf.nbytes for leaf in jax.tree.leaves(model))

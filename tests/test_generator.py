@@ -255,7 +255,7 @@ def test_settings_of_the_sampler_are_checked(generator, change):
 def test_size_counts_every_number(generator):
     by_hand = vector((generator.decoder, generator.denoiser)).size + 8 + 2  # centre and scale of the image
     assert generator.size == by_hand
-    header = len(json.dumps(precision.unpack(generator._packed())[1]))
+    header = len(json.dumps(storage.unpack(generator._packed())[2]))
     assert 4 * by_hand + header < generator.nbytes < 4 * by_hand + header + 120 * len(jax.tree.leaves(generator))
 
 
@@ -273,23 +273,22 @@ def test_nothing_to_load(tmp_path):
 
 
 def test_loading_something_else(tmp_path):
-    storage.save(tmp_path / "folder", {"x": np.zeros(3)}, kind="archive")
-    with pytest.raises(FileNotFoundError, match="expected a generator's file.*found a folder"):
-        ldpol.load(tmp_path / "folder")
-    (tmp_path / "other").write_bytes(precision.pack({"x": np.zeros(3)}, {"kind": "clone"}))
-    with pytest.raises(ValueError, match="clone.*expected a generator"):
-        ldpol.load(tmp_path / "other")
+    storage.save(tmp_path / "archive", {"x": np.zeros(3)}, kind="archive")
+    with pytest.raises(ValueError, match="holds a saved archive, expected a generator"):
+        ldpol.load(tmp_path / "archive")
+    with pytest.raises(ValueError, match="is a folder, expected a file"):
+        ldpol.load(tmp_path)
     (tmp_path / "text").write_text("something else entirely")
-    with pytest.raises(ValueError, match="not a packed model"):
+    with pytest.raises(ValueError, match="not a file of this version of ldpol"):
         ldpol.load(tmp_path / "text")
 
 
 def test_loading_a_generator_that_lacks_a_setting(generator, tmp_path):
     generator.save(tmp_path / "model")
-    arrays, about = precision.unpack((tmp_path / "model").read_bytes())
+    arrays, about = storage.load(tmp_path / "model", kind="generator")
     del about["schedule"]
-    (tmp_path / "model").write_bytes(precision.pack(arrays, about))
-    with pytest.raises(ValueError, match="lacks or has unknown settings.*schedule"):
+    storage.save(tmp_path / "model", arrays, kind="generator", about=about)
+    with pytest.raises(ValueError, match="is not sound: KeyError: 'schedule'"):
         ldpol.load(tmp_path / "model")
 
 
@@ -298,7 +297,7 @@ def test_loading_a_damaged_file(generator, tmp_path):
     whole = (tmp_path / "model").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    for damaged in (bytes(flipped), whole[:-4], whole[:12], whole[:40] + b"x" + whole[41:]):
+    for damaged in (bytes(flipped), whole[:-4], whole[:120], whole[:200] + b"\0" + whole[201:]):
         (tmp_path / "model").write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             ldpol.load(tmp_path / "model")
@@ -384,3 +383,39 @@ def test_export_to_an_unknown_platform(generator, tmp_path):
     with pytest.raises(ValueError, match="abacus"):
         generator.export(tmp_path / "x", platforms=("abacus",))
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("part", ["decoder", "denoiser", "scaling"])
+def test_a_generator_with_nan_or_of_other_shapes_is_refused(generator, tmp_path, part):
+    path = tmp_path / "model"
+    generator.save(path)
+    arrays, about = storage.load(path, kind="generator")
+    leaves, structure = jax.tree.flatten(arrays[part])
+    for change, said in (
+        (lambda leaf: np.full_like(leaf, np.nan), "NaN or infinite numbers in"),
+        (lambda leaf: leaf.astype(np.int32), "found int32 in"),
+        (lambda leaf: np.zeros((*leaf.shape, 3), np.float32), ""),
+    ):
+        changed = arrays | {part: jax.tree.unflatten(structure, [change(leaves[0]), *leaves[1:]])}
+        storage.save(path, changed, kind="generator", about=about)
+        with pytest.raises(ValueError, match=f"the generator at {path} is not sound: .*{said}"):
+            ldpol.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"guidance": float("nan")}, {"steps": 0}, {"shape": [5, 2, [7]]}, {"measure_names": ["a"]}, {"grid": {}}],
+)
+def test_a_generator_of_unsound_settings_is_refused(generator, tmp_path, change):
+    path = tmp_path / "model"
+    generator.save(path)
+    arrays, about = storage.load(path, kind="generator")
+    storage.save(path, arrays, kind="generator", about=about | change)
+    with pytest.raises(ValueError, match=f"the generator at {path} is not sound"):
+        ldpol.load(path)
+
+
+@pytest.mark.parametrize("guidance", [float("nan"), float("inf"), 1e30, -1e4])
+def test_guidance_that_overflows_is_refused(generator, guidance):
+    with pytest.raises(ValueError, match="guidance must be a number of at most 1000"):
+        generator.sample(jax.random.key(0), WANTED, guidance=guidance)

@@ -1,6 +1,5 @@
 """The whole pipeline through the command line, as a user runs it, on real physics; and what happens when it is hurt."""
 
-import json
 import math
 import os
 import shutil
@@ -62,10 +61,10 @@ def kill_when(ready, *arguments):
 
 
 def about(path):
-    """What a saved folder says of itself, or None while it is not there."""
+    """What a saved file says of itself, or None while it is not there."""
     try:
-        return json.loads((path / storage.MANIFEST).read_text())["about"]
-    except (FileNotFoundError, NotADirectoryError):
+        return storage.unpack(path.read_bytes())[2]
+    except FileNotFoundError:
         return None
 
 

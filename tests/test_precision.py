@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_generator import make_generator
 
-from ldpol import precision
+from ldpol import precision, storage
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +71,13 @@ def test_vmap_is_a_loop():
 
 def test_precisions_are_ordered_by_weight(generator):
     four, half, brain, one = (
-        precision.nbytes(precision.compress(generator, name)) for name in ("float32", "float16", "bfloat16", "int8")
+        storage.nbytes(precision.compress(generator, name)) for name in ("float32", "float16", "bfloat16", "int8")
     )
     assert half > one and abs(half - brain) < 500
     # Two bytes less a number; the names of the types in the header differ by a letter or so a tensor.
     assert abs(four - half - 2 * precision.size(generator)) < 500
 
 
-def test_another_version_says_so():
-    content = precision.pack({"a": jnp.ones(3)})
-    with pytest.raises(ValueError, match="of another version of ldpol; write it again"):
-        precision.unpack(b"LDPOL002" + content[8:])
-    with pytest.raises(ValueError, match="is not a packed model"):
-        precision.unpack(b"PK" + content)
-
-
-def test_pack_keeps_every_dtype_and_place():
-    tree = {"a": {"b": jnp.arange(6, dtype=jnp.int8).reshape(2, 3)}, "c": [jnp.ones(2, jnp.bfloat16), jnp.zeros(())]}
-    back, about = precision.unpack(precision.pack(tree, {"x": [1, "y"]}))
-    assert about == {"x": [1, "y"]}
-    np.testing.assert_array_equal(back["a"]["b"], tree["a"]["b"])
-    assert back["c"]["0"].dtype == jnp.bfloat16 and back["c"]["1"].shape == ()
-
-
-def test_bad_content_and_names(generator):
+def test_unknown_names(generator):
     with pytest.raises(ValueError, match="unknown precision 'int4'; choose one of float32"):
         precision.compress(generator, "int4")
-    whole = precision.pack({"a": jnp.ones(3)}, {"x": 1})
-    for damaged, said in (
-        (whole[:-4], "the thing is damaged"),
-        (whole[:40] + b"x" + whole[41:], "the thing is damaged"),
-        (whole[:12], "the thing is damaged"),
-        (b"something else entirely", "the thing is not a packed model"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            precision.unpack(damaged, "the thing")

@@ -1,7 +1,6 @@
 """The report: arithmetic of the figures by hand, the page against the metrics, and clear errors."""
 
 import base64
-import json
 import re
 from html import unescape
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ldpol import archive
+from ldpol import archive, storage
 from ldpol.report import figures, figures_of, load_run, save, suite_figures, write_page
 
 FIGURES = {
@@ -81,7 +80,7 @@ def make_run(folder: Path, measures: int = 2, policies: int = 60) -> dict[str, A
         "train/metrics.json": {"seconds": 205.0},
         "eval/metrics.json": metrics,
     }.items():
-        (folder / path).write_text(json.dumps(value))
+        storage.write_json(folder / path, value)
     return metrics
 
 
@@ -145,7 +144,7 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
         traces[f"{name}_measures"] = random.random((40, 2))
         traces[f"{name}_alive"] = np.r_[np.ones(30), np.zeros(10)]
     np.savez(folder / "eval/sequencing.npz", **traces)  # type: ignore[arg-type]
-    (folder / "eval/metrics.json").write_text(json.dumps(metrics | more))
+    storage.write_json(folder / "eval/metrics.json", metrics | more)
     return more
 
 
@@ -224,9 +223,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks .*generated_fitness.* holds low"):
         load_run(run)
     (run / "train/history.json").write_text('[{"step": 1')
-    with pytest.raises(ValueError, match=r"train/history\.json is not valid JSON"):
+    with pytest.raises(ValueError, match=r"train/history\.json is damaged"):
         load_run(run)
-    (run / "train/history.json").write_text("{}")
+    storage.write_json(run / "train/history.json", {})
     with pytest.raises(ValueError, match=r"holds a dict, expected a list"):
         load_run(run)
 

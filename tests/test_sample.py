@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import os
 import re
 
 import jax
@@ -134,7 +135,9 @@ def test_a_free_measure_and_a_second_time(model, monkeypatch):
         ("0.2,1.7", (), r"right = 1.7 \(allowed 0 to 1\)"),
         ("0.2,0.7", ("--episodes", "0"), "--episodes must be at least 1, found 0"),
         ("0.2,0.7", ("--steps", "0"), "--steps must be at least 1, found 0"),
-        ("0.2,0.7", ("--guidance", "inf"), "--guidance must be a finite number"),
+        ("0.2,0.7", ("--guidance", "inf"), "--guidance must be a number of at most 1000, found inf"),
+        ("0.2,0.7", ("--guidance", "1e30"), "--guidance must be a number of at most 1000, found 1e"),
+        ("0.2,0.7", ("--seed", str(2**70)), "--seed must be from 0 to 4294967295"),
     ],
 )
 def test_what_cannot_be_asked_for(model, measures, more, said):
@@ -144,18 +147,82 @@ def test_what_cannot_be_asked_for(model, measures, more, said):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a generator's file at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="expected a saved generator at .*nowhere"):
         sample.run(options(tmp_path / "nowhere"))
 
 
-def test_what_is_not_a_policy_is_not_replaced(model):
-    (model.parent / "policy").mkdir()
-    with pytest.raises(ValueError, match="exists and is not a saved policy"):
-        sample.run(options(model))
-    (model.parent / "policy").rmdir()
-    storage.save(model.parent / "policy", {"x": np.zeros(2)}, kind="archive")
-    with pytest.raises(ValueError, match="holds a archive, expected a policy"):
-        sample.run(options(model))
+def entries(folder):
+    return {path.relative_to(folder): path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def foreign(folder):
+    """What may lie where policy or page should go, with what is said of it."""
+    storage.save(folder / "archive", {"x": np.zeros(2)}, kind="archive")
+    (folder / "text").write_text("mine")
+    (folder / "folder").mkdir()
+    (folder / "page.html").write_text("<!doctype html> mine")
+    (folder / "site.html").mkdir()
+    os.symlink("/dev/null", folder / "null")
+    os.mkfifo(folder / "pipe")
+    return {
+        "archive": "exists and is not a saved policy .*holds a saved archive",
+        "text": "exists and is not a saved policy .*not a file of this version",
+        "folder": "it is a folder; choose another name",
+        "page": "page.html exists and is not a film of this command",
+        "site": "site.html: it is a folder; choose another name",
+        "null": "it is not an ordinary file",
+        "pipe": "it is not an ordinary file",
+        "text/deep/policy": "text/deep: it is a file, expected a folder .*choose another place",
+    }
+
+
+def test_nothing_of_others_is_replaced_and_that_is_said_first(model, capsys):
+    """The model is asked for only after the place: nothing was computed in vain."""
+    places = foreign(model.parent)
+    before = entries(model.parent)
+    for name, said in places.items():
+        place = ["--model", "nowhere", "--measures", "0,0", "--out", str(model.parent / name)]
+        assert sample.main(place) == 2
+        assert re.fullmatch(rf"\nsample: .*{said}.*\n", capsys.readouterr().err)
+    assert entries(model.parent) == before
+
+
+def test_no_policy_of_nan(model, monkeypatch):
+    """The strongest guidance that is taken can be too strong for one model."""
+    monkeypatch.setattr(sample, "make_task", lambda model: drawn_toy())
+    generator = make_generator(SHAPE, Grid((4, 4), (0.0, 0.0), (1.0, 1.0)))
+    scaling = jax.tree.map(lambda leaf: leaf * 1e30, generator.scaling)
+    dataclasses.replace(generator, scaling=scaling).save(model)
+    with pytest.raises(ValueError, match="the sampled policy is not finite: guidance 1e3|1000 is too strong"):
+        sample.run(options(model, "--guidance", "1000"))
+    assert not (model.parent / "policy").exists()
+
+
+def test_one_at_a_time(model, capsys):
+    with storage.lock(model.parent / ".policy.lock", "it"):
+        assert sample.main(["--model", str(model), "--measures", "0,0", "--out", str(model.parent / "policy")]) == 2
+    assert "policy is in use by another command" in capsys.readouterr().err
+    assert not (model.parent / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda layer: layer | {"kernel": layer["kernel"] * np.nan}, "NaN or infinite numbers in"),
+        (lambda layer: layer | {"kernel": layer["kernel"].astype(np.float16)}, "found float16"),
+        (lambda layer: {"kernel": layer["kernel"]}, "not the parameters of an MLP policy"),
+        (lambda layer: layer | {"kernel": layer["kernel"][:-1]}, "not the parameters of an MLP policy"),
+        (lambda layer: layer | {"bias": layer["bias"][:-1]}, "not the parameters of an MLP policy"),
+    ],
+)
+def test_an_unsound_policy_is_refused(tmp_path, change, said):
+    params = jax.tree.map(np.asarray, SHAPE.init(jax.random.key(0)))
+    storage.save(tmp_path / "policy", params, kind="policy")
+    assert sample.load_policy(tmp_path / "policy")[1] == SHAPE
+    layers = params["params"] | {"Dense_1": change(params["params"]["Dense_1"])}
+    storage.save(tmp_path / "policy", {"params": layers}, kind="policy")
+    with pytest.raises(ValueError, match=f"{tmp_path}/policy: .*{said}"):
+        sample.load_policy(tmp_path / "policy")
 
 
 def test_the_task_of_a_model():

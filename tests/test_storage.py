@@ -1,9 +1,16 @@
-"""Storage: round trips, every kind of damage, interrupted writes, and no code run by loading."""
+"""Storage: round trips, every kind of damage, interrupted writes, and two processes at once, no code run by loading."""
 
+import hashlib
+import io
 import json
 import os
 import pickle
-import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -11,8 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import safetensors
 
 from ldpol import storage
+from ldpol.storage.files import take
 
 TREE = {
     "weights": {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.float32(0.1) * np.ones(5, np.float32)},
@@ -30,20 +39,27 @@ def same(one, other):
         np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "thing"
-    storage.save(path, TREE, kind="thing", about=ABOUT)
-    return path
+def save(path, number, kind="thing"):
+    """What can be told apart: a thing whose arrays and description hold one number."""
+    storage.save(path, {"a": np.full(3, number), "b": {"c": np.full((2, 2), number)}}, kind=kind, about={"n": number})
+
+
+def number_of(path):
+    tree, about = storage.load(path, kind="thing")
+    (number,) = {about["n"], *tree["a"].tolist(), *tree["b"]["c"].ravel().tolist()}
+    return number
 
 
 @pytest.fixture
-def copy(written, tmp_path):
-    return Path(shutil.copytree(written, tmp_path / "thing"))
+def written(tmp_path):
+    storage.save(tmp_path / "thing", TREE, kind="thing", about=ABOUT)
+    return tmp_path / "thing"
 
 
-def files_of(path):
-    return sorted(file for file in path.rglob("*") if file.is_file())
+def hurt(path, place, mask):
+    content = bytearray(path.read_bytes())
+    content[place] ^= mask
+    path.write_bytes(content)
 
 
 def test_round_trip_with_dtypes_and_description(written):
@@ -51,14 +67,49 @@ def test_round_trip_with_dtypes_and_description(written):
     same(tree, TREE)
     assert about == ABOUT
     assert storage.exists(written)
-    manifest = json.loads((written / storage.MANIFEST).read_text())
-    assert manifest["versions"]["jax"] == jax.__version__
-    listed = {written / name for name in manifest["files"]} | {written / storage.MANIFEST}
-    assert listed == set(files_of(written))
+    tree["counts"][0] = 7  # the reader's own arrays
+
+
+def test_any_tool_reads_the_file(written):
+    """The format is safetensors; its metadata say what is inside, with versions."""
+    with safetensors.safe_open(written, framework="np") as file:
+        np.testing.assert_array_equal(file.get_tensor("weights.a"), TREE["weights"]["a"])
+        np.testing.assert_array_equal(file.get_tensor("half").astype(np.float32), [1.5, -0.25])
+        said = json.loads(file.metadata()["ldpol"])
+    assert (said["kind"], said["about"], said["versions"]["jax"]) == ("thing", ABOUT, jax.__version__)
+
+
+def test_memory_order_empty_arrays_and_scalars(tmp_path):
+    tree = {"t": np.arange(6).reshape(2, 3).T, "s": np.arange(10)[::3], "e": np.zeros((0, 3)), "x": jnp.float32(2)}
+    storage.save(tmp_path / "thing", tree, kind="thing")
+    same(storage.load(tmp_path / "thing", kind="thing")[0], tree)
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path):
+    first = storage.pack(TREE, kind="thing", about=ABOUT)
+    assert storage.pack(dict(reversed(TREE.items())), kind="thing", about=ABOUT) == first
+    assert storage.nbytes(TREE, kind="thing", about=ABOUT) == len(first)
+    code = "import sys, test_storage as t; sys.stdout.buffer.write(t.storage.pack(t.TREE, kind='thing', about=t.ABOUT))"
+    other = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, check=True)
+    assert other.stdout == first
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"a.b": np.ones(2)}, "'a.b'"),
+        ({"a": np.array(["text"])}, "'a' of type <U4"),
+        ({"a": np.array([object()])}, "of type object"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tmp_path, tree, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        storage.save(tmp_path / "thing", tree, kind="thing")
+    assert os.listdir(tmp_path) == []
 
 
 def test_save_replaces_and_leaves_nothing_beside(tmp_path):
-    storage.save(tmp_path / "deep" / "thing", {"a": np.ones(2)}, kind="thing")
+    save(tmp_path / "deep" / "thing", 1)
     storage.save(tmp_path / "deep" / "thing", {"b": np.zeros(3)}, kind="other", about={"n": 1})
     tree, about = storage.load(tmp_path / "deep" / "thing", kind="other")
     same(tree, {"b": np.zeros(3)})
@@ -103,93 +154,114 @@ def test_leaves_keep_their_order_beyond_ten(tmp_path):
 )
 def test_state_of_other_settings(tmp_path, like):
     storage.save_state(tmp_path / "s", [jnp.ones(2), jnp.ones(2, jnp.int32)], kind="state")
-    with pytest.raises(ValueError, match="does not fit these settings"):
+    with pytest.raises(ValueError, match=r"does not fit these settings: (it holds|\[\d\] is)"):
         storage.load_state(tmp_path / "s", like, kind="state")
 
 
-def test_a_flipped_bit_in_any_file_is_damage(copy):
-    for file in files_of(copy):
-        whole = file.read_bytes()
-        for place in {0, len(whole) // 3, len(whole) // 2, len(whole) - 1} - ({-1, 0} if not whole else set()):
-            hurt = bytearray(whole)
-            hurt[place] ^= 1 << (place % 7)
-            file.write_bytes(hurt)
-            if file.name == storage.MANIFEST and place == len(whole) - 1:
-                continue  # the newline after the JSON
-            with pytest.raises(ValueError, match="damaged"):
-                storage.load(copy, kind="thing")
-        file.write_bytes(whole)
-    same(storage.load(copy, kind="thing")[0], TREE)
+def test_no_flipped_bit_goes_unnoticed(written):
+    whole = written.read_bytes()
+    for place in [*range(0, 700, 13), *range(700, len(whole), 101), len(whole) - 1]:
+        hurt(written, place, 1 << place % 8)
+        with pytest.raises(ValueError, match=f"{written} is (damaged|not a file of this version)"):
+            storage.load(written, kind="thing")
+        written.write_bytes(whole)
+    same(storage.load(written, kind="thing")[0], TREE)
 
 
-def test_no_flipped_bit_of_the_manifest_goes_unnoticed(copy):
-    """Whatever bit is hit, loading fails or gives what was saved; never something else."""
-    manifest = copy / storage.MANIFEST
-    whole = manifest.read_bytes()
-    text = whole.decode()
-    for word in ('"toy"', "2.5", '"nested"', '"thing"'):
-        place = len(text[: text.index(word) + 1].encode())
-        hurt = bytearray(whole)
-        hurt[place] ^= 1
-        manifest.write_bytes(hurt)
-        with pytest.raises(ValueError, match="damaged"):
-            storage.load(copy, kind="thing")
-    for place in range(0, len(whole), 97):
-        hurt = bytearray(whole)
-        hurt[place] ^= 2
-        manifest.write_bytes(hurt)
-        try:
-            tree, about = storage.load(copy, kind="thing")
-        except ValueError:
-            continue
-        same(tree, TREE)
-        assert about == ABOUT
+def test_no_missing_or_added_byte_goes_unnoticed(written):
+    whole = written.read_bytes()
+    for part in (*(whole[:end] for end in (0, 1, 8, 30, 60, 120, 400, len(whole) - 1)), whole + b"\0", whole[1:]):
+        written.write_bytes(part)
+        with pytest.raises(ValueError, match=f"{written} is (damaged|not a file of this version)"):
+            storage.load(written, kind="thing")
 
 
-def test_truncated_or_missing_files_are_damage(copy):
-    for file in files_of(copy):
-        whole = file.read_bytes()
-        if whole:
-            file.write_bytes(whole[: len(whole) // 2])
-            with pytest.raises(ValueError, match="damaged"):
-                storage.load(copy, kind="thing")
-        file.unlink()
-        if file.name == storage.MANIFEST:
-            with pytest.raises(FileNotFoundError, match="unfinished or foreign folder"):
-                storage.load(copy, kind="thing")
-        else:
-            with pytest.raises(ValueError, match="damaged: .* is missing"):
-                storage.load(copy, kind="thing")
-        file.write_bytes(whole)
-    same(storage.load(copy, kind="thing")[0], TREE)
+def forged(content, change):
+    """The file with another description and a checksum that is right again."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["ldpol"])
+    change(said, header)
+    header["__metadata__"] = {"ldpol": json.dumps(said | {"sha256": "0" * 64}, separators=(",", ":"))}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    made = bytearray(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    place = made.index(b"0" * 64)
+    made[place : place + 64] = hashlib.sha256(made).hexdigest().encode()
+    return made
 
 
-def test_nothing_there_and_a_foreign_folder(tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said, header: said.pop("kind"),
+        lambda said, header: said.pop("format"),
+        lambda said, header: said.update(about=[1]),
+        lambda said, header: header["counts"].update(dtype="I16"),
+        lambda said, header: header["counts"].update(shape=[-3]),
+        lambda said, header: header["counts"].update(data_offsets=[0, 10**12]),
+        lambda said, header: header["counts"].update(data_offsets="none"),
+        lambda said, header: header.update({"weights": header.pop("mask")}),
+        lambda said, header: header.update({"weights": 3}),
+    ],
+)
+def test_forged_headers_are_refused(written, change):
+    content = written.read_bytes()
+    written.write_bytes(forged(content, lambda said, header: None))
+    same(storage.load(written, kind="thing")[0], TREE)  # the forger does it right
+    written.write_bytes(forged(content, change))
+    with pytest.raises(ValueError, match=f"{written} is damaged"):
+        storage.load(written, kind="thing")
+
+
+def test_a_missing_checksum_is_refused(written):
+    written.write_bytes(written.read_bytes().replace(b"sha256", b"md5sum"))
+    with pytest.raises(ValueError, match="is not a file of this version of ldpol"):
+        storage.load(written, kind="thing")
+
+
+def test_nesting_without_end_is_damage(written, tmp_path):
+    deep = b'{"__metadata__":{"ldpol":"{\\"sha256\\":\\"' + b"[" * 200_000
+    written.write_bytes(len(deep).to_bytes(8, "little") + deep)
+    with pytest.raises(ValueError, match="is damaged"):
+        storage.load(written, kind="thing")
+    (tmp_path / "deep.json").write_bytes(b"[" * 200_000)
+    with pytest.raises(ValueError, match=r"deep\.json is damaged"):
+        storage.read_json(tmp_path / "deep.json")
+
+
+def test_sparse_files_are_refused_without_reading_them(written, tmp_path):
+    """5 TB each: reading, or even hashing them, would end the test."""
+    os.truncate(written, 5 * 10**12)
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 5 * 10**12)
+    for path in (written, tmp_path / "hole"):
+        with pytest.raises(ValueError, match=f"{path} is (damaged|not a file)"):
+            storage.load(path, kind="thing")
+        with pytest.raises(ValueError, match=f"{path} is damaged"):
+            storage.read_json(path)
+
+
+def test_nothing_there_and_foreign_things(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected a saved thing at .*nowhere, found nothing"):
         storage.load(tmp_path / "nowhere", kind="thing")
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "notes.txt").write_text("mine")
-    assert not storage.exists(tmp_path / "foreign")
-    with pytest.raises(FileNotFoundError, match="unfinished or foreign folder"):
-        storage.load(tmp_path / "foreign", kind="thing")
     with pytest.raises(FileNotFoundError, match="nothing is saved at"):
-        storage.fingerprint(tmp_path / "foreign")
+        storage.fingerprint(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")  # opening it would wait for a writer for ever
+    for path, what in ((tmp_path, "a folder"), (tmp_path / "pipe", "not an ordinary file")):
+        for read in (storage.exists, storage.fingerprint, lambda path: storage.load(path, kind="thing")):
+            with pytest.raises(ValueError, match=f"{path} is {what}, expected a file that ldpol wrote"):
+                read(path)
+    (tmp_path / "notes.txt").write_text("mine " * 100)
+    with pytest.raises(ValueError, match="is not a file of this version of ldpol"):
+        storage.load(tmp_path / "notes.txt", kind="thing")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", "null", "{}", '{"format": '])
-def test_a_manifest_that_is_none_of_ours(copy, content):
-    (copy / storage.MANIFEST).write_text(content)
-    for read in (lambda: storage.load(copy, kind="thing"), lambda: storage.fingerprint(copy)):
-        with pytest.raises(ValueError, match="manifest of .* is damaged"):
-            read()
-
-
-def test_wrong_kind_and_unknown_format(copy, monkeypatch):
-    with pytest.raises(ValueError, match="holds a thing, expected a archive"):
-        storage.load(copy, kind="archive")
-    monkeypatch.setattr(storage, "FORMAT", storage.FORMAT + 1)
-    with pytest.raises(ValueError, match=f"has format {storage.FORMAT - 1}; .* reads format {storage.FORMAT}"):
-        storage.load(copy, kind="thing")
+def test_wrong_kind_and_unknown_format(written):
+    with pytest.raises(ValueError, match="holds a saved thing, expected a archive"):
+        storage.load(written, kind="archive")
+    written.write_bytes(forged(written.read_bytes(), lambda said, header: said.update(format=99)))
+    with pytest.raises(ValueError, match="has format 99; this ldpol reads format"):
+        storage.load(written, kind="thing")
 
 
 def test_fingerprint_is_of_the_content(tmp_path):
@@ -203,80 +275,190 @@ def test_fingerprint_is_of_the_content(tmp_path):
 
 
 class Crash(BaseException):
-    """Like the kill of a process: nothing in `storage` may catch it."""
+    """Like the kill of a process: nothing in `storage` may catch it and go on."""
 
 
-@pytest.mark.parametrize("renames", [0, 1, 2])
-def test_a_crash_at_any_rename_leaves_the_old_or_the_new(tmp_path, monkeypatch, renames):
-    """The replacement moves the old folder aside, then the new one into place; die before each, and after both."""
+@pytest.mark.parametrize("when", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("error", [Crash(), OSError(28, "No space left on device")])
+def test_a_write_that_fails_anywhere_leaves_the_old(tmp_path, monkeypatch, when, error):
     path = tmp_path / "thing"
-    storage.save(path, {"a": np.zeros(3)}, kind="thing", about={"version": "old"})
-    replace, left = os.replace, [renames]
+    save(path, 1)
 
-    def dying(source, target):
-        if Path(source).is_dir():
-            if not left[0]:
-                raise Crash
-            left[0] -= 1
-        replace(source, target)
+    def fail(*arguments):
+        raise error
 
-    def dying_rmtree(folder, ignore_errors=False, rmtree=shutil.rmtree):
-        if renames == 2 and not left[0]:
-            raise Crash
-        rmtree(folder, ignore_errors=ignore_errors)
+    class Full(io.FileIO):
+        write = fail
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", dying)
-        patch.setattr(shutil, "rmtree", dying_rmtree)
-        with pytest.raises(Crash):
-            storage.save(path, {"a": np.ones(3)}, kind="thing", about={"version": "new"})
-    assert storage.exists(path)
-    tree, about = storage.load(path, kind="thing")
-    expected = ("old", np.zeros(3)) if renames == 0 else ("new", np.ones(3))
-    assert about["version"] == expected[0]
-    np.testing.assert_array_equal(tree["a"], expected[1])
-    storage.save(path, {"a": np.full(3, 2.0)}, kind="thing", about={"version": "newest"})
-    assert storage.load(path, kind="thing")[1] == {"version": "newest"}
+        if when == "write":
+            patch.setattr(os, "fdopen", lambda handle, mode: Full(handle, mode))
+        else:
+            patch.setattr(os, when, fail)
+        said = "^could not write .*thing: No space left on device; free some space" if error.args else None
+        with pytest.raises(type(error), match=said):
+            save(path, 2)
+    assert number_of(path) == 1
+    assert os.listdir(tmp_path) == ["thing"]
+    save(path, 3)
+    assert number_of(path) == 3
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_live_one_left_alone(tmp_path):
+    (tmp_path / ".thing.0123abcd.partial").write_text("half")
+    (tmp_path / ".other.0123abcd.partial").write_text("half")
+    alive = tmp_path / ".thing.89abcdef.partial"
+    with alive.open("w") as stream:
+        assert take(stream.fileno())
+        save(tmp_path / "thing", 1)
+        assert sorted(os.listdir(tmp_path)) == [".other.0123abcd.partial", ".thing.89abcdef.partial", "thing"]
+    save(tmp_path / "thing", 2)
+    assert sorted(os.listdir(tmp_path)) == [".other.0123abcd.partial", "thing"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_writers_and_readers_of_one_path_never_mix(tmp_path):
+    """Files know nothing of threads, so threads do what processes would; processes are in the campaign."""
+    path, seen = tmp_path / "thing", []
+    save(path, 0)
+    writers = [threading.Thread(target=lambda n=n: [save(path, 100 * n + i) for i in range(15)]) for n in (1, 2, 3)]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        seen.append(number_of(path))
+    for writer in writers:
+        writer.join()
+    assert len(set(seen)) > 1
+    assert number_of(path) in {114, 214, 314}
     assert os.listdir(tmp_path) == ["thing"]
 
 
-def test_a_crash_before_the_manifest_leaves_the_old(tmp_path, monkeypatch):
-    path = tmp_path / "thing"
-    storage.save(path, {"a": np.zeros(3)}, kind="thing")
-
-    def die(*arguments):
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_json", die)
-        with pytest.raises(Crash):
-            storage.save(path, {"a": np.ones(3)}, kind="thing")
-        with pytest.raises(Crash):
-            storage.save(tmp_path / "first", {"a": np.ones(3)}, kind="thing")
-    assert (tmp_path / ".thing.partial").is_dir()
-    np.testing.assert_array_equal(storage.load(path, kind="thing")[0]["a"], np.zeros(3))
-    assert not storage.exists(tmp_path / "first")
-
-
-def test_only_the_old_folder_left_and_no_whole_new_one(tmp_path, written):
-    shutil.copytree(written, tmp_path / ".thing.old")
-    (tmp_path / ".thing.partial").mkdir()
-    same(storage.load(tmp_path / "thing", kind="thing")[0], TREE)
-    assert not (tmp_path / ".thing.old").exists()
+def test_a_path_that_is_no_file_is_not_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink("/dev/null", tmp_path / "null")
+    for write in (lambda path: save(path, 1), storage.check_writable, lambda path: storage.write_json(path, {})):
+        for name, said in (
+            ("folder", "it is a folder; choose another name"),
+            ("pipe", "it is not an ordinary file; choose another name"),
+            ("null", "it is not an ordinary file; choose another name"),
+            ("file/deep/thing", "choose another place"),
+            ("x" * 300, "File name too long"),
+        ):
+            with pytest.raises(OSError, match=f"^could not write {tmp_path / name}: .*{said}"):
+                write(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "null", "pipe"]
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
-def test_a_failed_write_says_so_and_keeps_the_old(tmp_path, monkeypatch):
-    path = tmp_path / "thing"
-    storage.save(path, {"a": np.zeros(3)}, kind="thing")
+def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
+    """As root, everything is: then the system's answer is made up."""
+    (tmp_path / "locked").mkdir(mode=0o555)
+    if os.access(tmp_path / "locked", os.W_OK):
 
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
+        def refuse(path, *arguments, opened=os.open):
+            if "locked" in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments)
 
-    monkeypatch.setattr(storage, "write_json", full)
-    with pytest.raises(OSError, match="could not write .*No space left.*is the disk full"):
-        storage.save(path, {"a": np.ones(3)}, kind="thing")
-    np.testing.assert_array_equal(storage.load(path, kind="thing")[0]["a"], np.zeros(3))
-    assert os.listdir(tmp_path) == ["thing"]
+        monkeypatch.setattr(os, "open", refuse)
+    for write in (lambda path: save(path, 1), storage.check_writable):
+        with pytest.raises(
+            PermissionError, match="^could not write .*thing: Permission denied.*change its permissions$"
+        ):
+            write(tmp_path / "locked" / "thing")
+    with storage.lock(tmp_path / "locked" / ".lock", "the folder"):
+        pass  # nothing to keep others from
+    assert os.listdir(tmp_path / "locked") == []
+
+
+def test_a_check_leaves_nothing_and_changes_nothing(tmp_path):
+    storage.check_writable(tmp_path / "a" / "b" / "thing")
+    assert os.listdir(tmp_path) == []
+    save(tmp_path / "thing", 1)
+    storage.check_writable(tmp_path / "thing")
+    assert number_of(tmp_path / "thing") == 1 and os.listdir(tmp_path) == ["thing"]
+
+
+def test_modes_follow_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "thing", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "thing").stat().st_mode) == 0o640
+
+
+def test_no_link_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda count: next(names))
+    names = iter(["aaaa", "bbbb"])
+    (tmp_path / "mine").write_text("mine")
+    os.symlink(tmp_path / "mine", tmp_path / ".thing.aaaa.partial")
+    monkeypatch.setattr("ldpol.storage.files._sweep", lambda path: None)
+    with pytest.raises(FileExistsError, match="could not write"):
+        save(tmp_path / "thing", 1)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_one_lock_one_holder(tmp_path):
+    file = tmp_path / "deep" / "run" / ".lock"
+    with storage.lock(file, "the run"):
+        with pytest.raises(OSError, match=rf"^the run is in use by another command \(process {os.getpid()}\); wait"):
+            with storage.lock(file, "the run"):
+                raise AssertionError
+        assert file.exists()
+    assert os.listdir(tmp_path) == []  # nothing was written
+    with storage.lock(file, "the run"):
+        (file.parent / "result").write_text("mine")
+    assert os.listdir(file.parent) == ["result"]
+
+
+def test_a_lock_in_what_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(NotADirectoryError, match=f"could not work in {place}: it is a file, expected a folder"):
+            with storage.lock(place / ".lock", "the run"):
+                raise AssertionError
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = "import sys, time; from pathlib import Path; from ldpol import storage\n"
+    code += "with storage.lock(Path(sys.argv[1]), 'x'):\n  print('held', flush=True)\n  time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / ".lock")], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == b"held\n"
+            with pytest.raises(OSError, match=rf"in use by another command \(process {process.pid}\)"):
+                with storage.lock(tmp_path / ".lock", "the run"):
+                    raise AssertionError
+        finally:
+            process.send_signal(signal.SIGKILL)
+    with storage.lock(tmp_path / ".lock", "the run"):
+        pass
+
+
+def test_many_takers_of_one_lock(tmp_path):
+    """Never two at once, although each holder removes the file that the next one opens."""
+    inside, most, refused = [0], [0], [0]
+
+    def take_often():
+        for _ in range(200):
+            try:
+                with storage.lock(tmp_path / ".lock", "the run"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    time.sleep(0)
+                    inside[0] -= 1
+            except BlockingIOError:
+                refused[0] += 1
+
+    takers = [threading.Thread(target=take_often) for _ in range(4)]
+    for taker in takers:
+        taker.start()
+    for taker in takers:
+        taker.join()
+    assert most == [1] and refused[0] < 800
+    assert os.listdir(tmp_path) == []
 
 
 class Bomb:
@@ -289,53 +471,44 @@ class Bomb:
         return (open, (str(self.target), "w"))
 
 
-def test_loading_never_unpickles(copy, tmp_path):
+def test_loading_never_unpickles(written, tmp_path):
     target = tmp_path / "executed"
     bomb = pickle.dumps(Bomb(target))
     pickle.loads(bomb).close()
     assert target.exists()  # the bomb works
     target.unlink()
-    manifest = json.loads((copy / storage.MANIFEST).read_text())
-    (copy / "arrays" / "extra.pkl").write_bytes(bomb)
-    storage.load(copy, kind="thing")
-    for name in manifest["files"]:
-        whole = (copy / name).read_bytes()
-        (copy / name).write_bytes(bomb)
-        forged = {key: value for key, value in manifest.items() if key != "checksum"}
-        forged["files"] = manifest["files"] | {name: storage.digest(copy / name)}
-        storage.write_json(copy / storage.MANIFEST, forged)
-        try:  # orbax may or may not need this file
-            storage.load(copy, kind="thing")
-        except Exception:
-            assert not target.exists()
-        (copy / name).write_bytes(whole)
+    written.write_bytes(bomb)
+    with pytest.raises(ValueError, match="is not a file of this version"):
+        storage.load(written, kind="thing")
+    with pytest.raises(ValueError, match="is damaged"):
+        storage.read_json(written)
     assert not target.exists()
 
 
-def test_write_json_shows_the_old_or_the_new(tmp_path, monkeypatch):
-    path = tmp_path / "deep" / "numbers.json"
-    storage.write_json(path, {"n": 1})
-    assert storage.read_json(path) == {"n": 1}
-
-    def die(*arguments):
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", die)
-        with pytest.raises(Crash):
-            storage.write_json(path, {"n": 2})
-    assert storage.read_json(path) == {"n": 1}
+@pytest.mark.parametrize("value", [{"n": 1}, {"rows": [1]}, [1, {"a": None}], [], {}, {"x": float("inf"), "ü": "💥"}])
+def test_json_comes_back(tmp_path, value):
+    storage.write_json(tmp_path / "deep" / "numbers.json", value)
+    assert storage.read_json(tmp_path / "deep" / "numbers.json") == value
     with pytest.raises(TypeError):
-        storage.write_json(path, {"n": object()})
-    assert storage.read_json(path) == {"n": 1}
-    storage.write_json(path, {"n": 3})
-    assert storage.read_json(path) == {"n": 3}
-    assert os.listdir(path.parent) == ["numbers.json"]
+        storage.write_json(tmp_path / "deep" / "numbers.json", {"n": object()})
+    assert storage.read_json(tmp_path / "deep" / "numbers.json") == value
+    assert os.listdir(tmp_path / "deep") == ["numbers.json"]
 
 
-def test_read_json_names_what_is_wrong(tmp_path):
+def test_no_change_of_json_goes_unnoticed(tmp_path):
+    path = tmp_path / "numbers.json"
     with pytest.raises(FileNotFoundError, match=r"numbers.json is missing; run the stage"):
-        storage.read_json(tmp_path / "numbers.json")
-    (tmp_path / "numbers.json").write_text('{"n": 1')
-    with pytest.raises(ValueError, match=r"numbers.json is damaged"):
-        storage.read_json(tmp_path / "numbers.json")
+        storage.read_json(path)
+    storage.write_json(path, {"n": 1, "text": "hop"})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        hurt(path, place, 1)
+        try:
+            assert storage.read_json(path) == {"n": 1, "text": "hop"}  # the newline became a tab
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged or was changed; delete it")
+        path.write_bytes(whole)
+    for other in (b"[1]", b"{}", b'{"n": 1, "text": "hop"}', whole[:-9], b"", b"\xff\xfe", b"3"):
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"numbers.json is damaged or was changed"):
+            storage.read_json(path)

@@ -173,7 +173,7 @@ def test_matched_models_keep_to_the_budget(setting, method):
     budget = 10 * SHAPE.size * 4
     model = methods.fit(setting, row, setting.config, budget, "ours")
     assert 0.7 * budget <= model.bytes <= budget
-    assert model.bytes == precision.nbytes(model.tree) and model.size == precision.size(model.tree)
+    assert model.bytes == storage.nbytes(model.tree) and model.size == precision.size(model.tree)
     policy = jax.jit(model.sample)(model.tree, jax.random.key(0), jnp.array([0.2, 0.3]))
     assert jax.tree.map(jnp.shape, policy) == jax.tree.map(jnp.shape, SHAPE.abstract())
 

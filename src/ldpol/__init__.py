@@ -5,7 +5,8 @@ from ldpol.archive import Archive, Grid
 from ldpol.distillation import DistillConfig, Distilled, distill
 from ldpol.errors import UserError
 from ldpol.evaluation.protocol import evaluate
-from ldpol.generator import PolicyGenerator, load
+from ldpol.generator import PolicyGenerator
+from ldpol.generator_file import load
 from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
 from ldpol.policy import Policy, PolicyShape

@@ -106,6 +106,13 @@ def make_grid(task: Task, cells_per_measure: int | tuple[int, ...]) -> Grid:
     return Grid(shape, task.measure_low, task.measure_high)
 
 
+def check_grid(grid: Grid, measures: int) -> None:
+    """Raise `ValueError` unless a grid has cells, and a lower bound below its upper one, for each of M measures."""
+    whole = len(grid.shape) == len(grid.low) == len(grid.high) == measures
+    if not whole or min(grid.shape) < 1 or not all(a < b for a, b in zip(grid.low, grid.high, strict=True)):
+        raise UserError(f"{grid} is no grid of {measures} measures; expected cells and bounds low < high for each")
+
+
 def best_per_cell(grid: Grid, fitness: Array, measures: Array) -> Array:
     """Insert scores into an empty grid.
 
@@ -188,6 +195,10 @@ def check(archive: Archive) -> Archive:
     if count == 0:
         raise UserError("the archive is empty: expected at least one elite; run the archive stage for longer")
     shape_of(archive.policies, batched=True)
+    check_grid(archive.grid, len(archive.grid.shape))
+    types = {str(leaf.dtype) for leaf in jax.tree.leaves((archive.policies, archive.fitness, archive.measures))}
+    if types != {"float32"}:
+        raise UserError(f"the archive's arrays are {', '.join(sorted(types))}, expected float32 alone; convert them")
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(archive.policies)}
     if leading != {count} or archive.measures.shape != (count, len(archive.grid.shape)):
         raise UserError(
@@ -229,7 +240,7 @@ def check_task(archive: Archive, task: Task) -> None:
 
 
 def save(archive: Archive, path: Path) -> None:
-    """Write the archive to the folder `path`, atomically, without pickle."""
+    """Write the archive to the file `path`, atomically, without pickle."""
     arrays = {"policies": archive.policies, "fitness": archive.fitness, "measures": archive.measures}
     if archive.traits is not None:
         arrays["traits"] = archive.traits
@@ -245,9 +256,15 @@ def load(path: Path) -> Archive:
       ValueError: if it is damaged, of another kind, or unsound.
     """
     arrays, about = storage.load(path, kind=KIND)
-    grid = Grid(*(tuple(about["grid"][name]) for name in Grid._fields))
-    arrays = jax.tree.map(jnp.asarray, arrays)
-    return check(Archive(**arrays, grid=grid, task=about["task"], settings=tuple(about["settings"].items())))
+    try:
+        grid = Grid(*(tuple(about["grid"][name]) for name in Grid._fields))
+        settings = tuple(about["settings"].items())
+        arrays = jax.tree.map(jnp.asarray, arrays)
+        return check(Archive(**arrays, grid=grid, task=about["task"], settings=settings))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"the archive {path} lacks something or has something unknown: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def take(archive: Archive, rows: Array | np.ndarray) -> Archive:
@@ -260,7 +277,7 @@ def from_qdax(
     repertoire: MapElitesRepertoire, grid: Grid, task: str, settings: tuple[tuple[str, Any], ...] = ()
 ) -> Archive:
     """Take the filled cells of a QDax repertoire, in the order of its centroids."""
-    filled = np.asarray(repertoire.fitnesses[:, 0]) > -np.inf
+    filled = np.asarray(repertoire.fitnesses[:, 0]) != -np.inf  # NaN is no empty cell: `check` shall find it
     policies, fitness, measures = jax.tree.map(
         lambda leaf: leaf[filled], (repertoire.genotypes, repertoire.fitnesses[:, 0], repertoire.descriptors)
     )

@@ -16,7 +16,7 @@ from jax import export as jax_export
 from ldpol import storage
 from ldpol.archive import Grid
 from ldpol.errors import UserError
-from ldpol.generator_settings import arrays_of, parse_settings, settings_of
+from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
 from ldpol.model.condition import Condition, ask, joint
@@ -27,7 +27,7 @@ from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
 from ldpol.model.verified import Kernel, Source, VerifiedBank, answer_verified
 from ldpol.policy import PolicyShape
-from ldpol.precision import Precision, compress, expand, pack, unpack
+from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
@@ -57,7 +57,7 @@ class PolicyGenerator:
       text_guidance: default guidance of sentences, which leave more open than measures do.
       language: what the reader was trained on; None for a model without language.
       precision: in which its file keeps the numbers; in memory they are float32.
-      bank: draws that were evaluated while the model was made; None for a model without.
+      bank: verified draws, or None.
       kernel: standard deviation of the kernel over their measures, scaled to [0, 1].
     """
 
@@ -104,8 +104,7 @@ class PolicyGenerator:
           text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
 
         Raises:
-          ValueError: for the wrong number of measures, text of another or no language or, outside of jit, values
-            outside their bounds.
+          UserError: for the wrong shapes, text without language or, outside of jit, values outside their bounds.
         """
         count = len(self.measure_names)
         if text is not None and text.shape != (self.words,):
@@ -114,8 +113,8 @@ class PolicyGenerator:
                 if not self.words
                 else f"expected the {self.words} numbers that `read` makes of one sentence, found shape {text.shape}"
             )
-        if quality is not None and not isinstance(quality, jax.core.Tracer) and not 0 <= float(quality) <= 1:
-            if not np.isnan(float(quality)):
+        if quality is not None and not isinstance(quality, jax.core.Tracer):
+            if not (np.isnan(float(quality)) or 0 <= float(quality) <= 1):
                 raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
         scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
         return ask(scaled, quality, text, words=self.words)
@@ -340,7 +339,7 @@ class PolicyGenerator:
         return self.decode(*self._draw(draw_key, told, told, denoise, steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
-        """Return the action `[A]` of a sampled policy at an observation `[O]`."""
+        """Return the action `[A]` of a policy at an observation `[O]`."""
         return self.shape.apply(params, observation)
 
     @property
@@ -353,10 +352,9 @@ class PolicyGenerator:
         """Bytes of the file that `save` writes: those numbers in `precision`, and all settings."""
         return len(self._packed())
 
-    def _packed(self) -> bytes:
-        columns = [] if self.bank is None else list(self.bank.columns)
-        about = {"kind": KIND, **settings_of(self), "columns": columns}
-        return pack(compress(arrays_of(self), self.precision), about)
+    def _packed(self) -> bytearray:
+        about = {**settings_of(self), "columns": [] if self.bank is None else list(self.bank.columns)}
+        return storage.pack(compress(arrays_of(self), self.precision), kind=KIND, about=about)
 
     def save(self, path: Path | str, precision: Precision | None = None) -> int:
         """Write the generator to one file; `ldpol.load` reads it.
@@ -371,8 +369,7 @@ class PolicyGenerator:
         Raises:
           ValueError: for an unknown precision.
         """
-        content = dataclasses.replace(self, precision=precision or self.precision)._packed()
-        storage.write_bytes(Path(path), content)
+        storage.write_bytes(path, content := dataclasses.replace(self, precision=precision or self.precision)._packed())
         return len(content)
 
     def export(self, path: Path | str, *, platforms: tuple[str, ...] = ("cpu", "cuda")) -> None:
@@ -401,29 +398,3 @@ class PolicyGenerator:
             jax.ShapeDtypeStruct((batch, len(self.measure_names)), jnp.float32),
         )
         storage.write_bytes(Path(path), bytes(exported.serialize()))
-
-
-def load(path: Path | str) -> PolicyGenerator:
-    """Read a generator written by `PolicyGenerator.save`; never executes anything from the file.
-
-    Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is damaged or of another kind.
-    """
-    path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise FileNotFoundError(f"expected a generator's file at {path}, found {found}; the train stage writes it")
-    arrays, about = unpack(path.read_bytes(), str(path))
-    if about.get("kind") != KIND:
-        raise UserError(f"{path} holds {about.get('kind', 'something else')}, expected a {KIND}")
-    try:
-        # A model without language has no arrays of a reader, and a file no trace of them.
-        parts: dict[str, Any] = {"reader": {}} | jax.tree.map(jnp.asarray, expand(arrays))
-        scaling, bank = Scaling(**parts.pop("scaling")), parts.pop("bank", None)
-        settings = parse_settings(about)
-        if bank is not None:
-            bank = VerifiedBank(**bank, columns=tuple(about["columns"]), count=len(settings["measure_names"]))
-        return PolicyGenerator(**parts, scaling=scaling, bank=bank, **settings)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"the generator at {path} lacks or has unknown settings: {error}") from error

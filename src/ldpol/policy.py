@@ -1,15 +1,17 @@
 """The policy: a plain tanh MLP, and the ways its parameters are laid out."""
 
+import itertools
 import math
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ldpol.errors import UserError
-from ldpol.types import Array, Key, Params
+from ldpol.types import Array, Key, Params, PyTree
 
 
 class Policy(nn.Module):
@@ -99,8 +101,14 @@ def shape_of(params: Params, batched: bool = False) -> PolicyShape:
       ValueError: if the pytree is not that of an MLP policy.
     """
     layers = params.get("params", {}) if isinstance(params, dict) else {}
-    kernels = [layers[f"Dense_{i}"]["kernel"] for i in range(len(layers)) if f"Dense_{i}" in layers]
-    if not kernels or len(kernels) != len(layers) or any(k.ndim != 2 + batched for k in kernels):
+    names = [f"Dense_{i}" for i in range(len(layers))]
+    sound = bool(names) and all(set(layers.get(name, ())) == {"kernel", "bias"} for name in names)
+    kernels = [layers[name]["kernel"] for name in names] if sound else []
+    shapes = [jnp.shape(kernel)[batched:] for kernel in kernels]
+    fit = all(len(shape) == 2 for shape in shapes) and all(
+        jnp.shape(layers[name]["bias"])[batched:] == shape[1:] for name, shape in zip(names, shapes, strict=False)
+    )
+    if not sound or not fit or any(one[1] != two[0] for one, two in itertools.pairwise(shapes)):
         found = jax.tree.map(jnp.shape, params)
         raise UserError(
             "these are not the parameters of an MLP policy: expected {'params': {'Dense_0': {'kernel', 'bias'}, "
@@ -108,6 +116,14 @@ def shape_of(params: Params, batched: bool = False) -> PolicyShape:
         )
     widths = [k.shape[-1] for k in kernels]
     return PolicyShape(kernels[0].shape[-2], widths[-1], tuple(widths[:-1]))
+
+
+def check_finite(params: PyTree) -> None:
+    """Raise `ValueError` unless all numbers of a pytree are finite and float32."""
+    for place, leaf in jax.tree.leaves_with_path(params):
+        if leaf.dtype != jnp.float32 or not np.isfinite(leaf).all():
+            found = "NaN or infinite numbers" if leaf.dtype == jnp.float32 else str(leaf.dtype)
+            raise UserError(f"expected finite numbers in float32, found {found} in {jax.tree_util.keystr(place)}")
 
 
 def fold_normaliser(params: Params, mean: Array, std: Array) -> Params:

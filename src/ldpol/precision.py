@@ -1,12 +1,9 @@
-"""Fewer bits a number: any model in half precision or int8, as one block of bytes, which is what it costs to keep.
+"""Fewer bits a number: any model in half precision or int8.
 
 Models are computed with in float32; only what lies on the disk is coarser.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import jax
@@ -23,7 +20,6 @@ SMALL = 256
 BLOCK = 64
 """Consecutive numbers that share a scale where a tensor goes to int8: 3 % more bytes."""
 _LEAST = float(jnp.finfo(jnp.float16).smallest_normal)
-_FORMAT, _MAGIC = b"LDPOL", b"LDPOL003"
 _NODE = frozenset(("int8", "scale"))
 
 
@@ -95,68 +91,6 @@ def _steps(scale: Array, shape: tuple[int, ...]) -> Array:
 
 def _is_quantised(node: Any) -> bool:
     return isinstance(node, dict) and frozenset(node) == _NODE
-
-
-def pack(tree: PyTree, about: Mapping[str, Any] | None = None) -> bytes:
-    """Write a pytree as one block of bytes: a JSON header, its length and checksum, and the raw numbers.
-
-    Args:
-      tree: dicts, lists, tuples and dataclasses of arrays; `unpack` returns nested dicts.
-      about: JSON-able description, returned by `unpack`.
-    """
-    tensors, parts = [], []
-    for place, leaf in jax.tree.leaves_with_path(tree):
-        value = np.asarray(leaf)
-        tensors.append([[_name(step) for step in place], str(value.dtype), list(value.shape)])
-        parts.append(value.tobytes())
-    content = b"".join(parts)
-    header = {"about": dict(about or {}), "tensors": tensors}
-    encoded = _encode(header | {"sha256": hashlib.sha256(_encode(header) + content).hexdigest()})
-    return _MAGIC + len(encoded).to_bytes(8, "little") + encoded + content
-
-
-def unpack(content: bytes, what: str = "the file") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read what `pack` wrote: nested dicts of NumPy arrays, and `about`. Nothing in it is executed.
-
-    Raises:
-      ValueError: if it is damaged or something else; `what` names it.
-    """
-    start = len(_MAGIC) + 8
-    if content[: len(_MAGIC)] != _MAGIC:
-        found = "a packed model of another version of ldpol" if content.startswith(_FORMAT) else "not a packed model"
-        raise UserError(f"{what} is {found}; write it again")
-    try:
-        end = start + int.from_bytes(content[len(_MAGIC) : start], "little")
-        header = json.loads(content[start:end])
-        numbers = content[end:]
-        stated = header.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{what} is damaged; write it again") from error
-    if hashlib.sha256(_encode(header) + numbers).hexdigest() != stated:
-        raise UserError(f"{what} is damaged; write it again")
-    tree: dict[str, Any] = {}
-    offset = 0
-    for place, dtype, shape in header["tensors"]:
-        value = np.frombuffer(numbers, jnp.dtype(dtype), math.prod(shape), offset).reshape(shape)
-        offset += value.nbytes
-        node = tree
-        for step in place[:-1]:
-            node = node.setdefault(step, {})
-        node[place[-1]] = value
-    return tree, header["about"]
-
-
-def _encode(header: Mapping[str, Any]) -> bytes:
-    return json.dumps(header, separators=(",", ":")).encode()
-
-
-def _name(step: Any) -> str:
-    return str(next(getattr(step, name) for name in ("key", "name", "idx") if hasattr(step, name)))
-
-
-def nbytes(tree: PyTree) -> int:
-    """Return the bytes of a model's file: its numbers as they are stored, and the header that says what they are."""
-    return len(pack(tree))
 
 
 def size(tree: PyTree) -> int:

@@ -1,4 +1,4 @@
-"""`python -m ldpol.sample --model FOLDER --text "walk slowly" --out policy`: one policy, and a film of it.
+"""`python -m ldpol.sample --model FILE --text "walk slowly" --out policy`: one policy, and a film of it.
 
 What it writes loads in three lines:
 
@@ -27,7 +27,7 @@ example:
   python -m ldpol.sample --model runs/demo/model --measures 0.2,0.7 --out policy
   python -m ldpol.sample --model runs/demo/model --text "hop on the left leg, fast" --out hopper
 
-writes the folder `policy` (numbers and a manifest, no code) and `policy.html`, which opens offline. To load it:
+writes the file `policy` (numbers and a description, no code) and `policy.html`, which opens offline. To load it:
   from ldpol.sample import load_policy
   params, shape, about = load_policy("policy")
   action = shape.apply(params, observation)
@@ -43,11 +43,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="what the train stage wrote")
+    parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="what the train stage wrote")
     parser.add_argument("--measures", metavar="X,Y", help="one number a measure; nan leaves it free")
     parser.add_argument("--text", metavar="SENTENCE", help="what it should do, in English")
     parser.add_argument("--quality", type=float, metavar="Q", help="quantile of the archive's fitness, 0 to 1")
-    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="folder of the policy; also PATH.html")
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file of the policy; also PATH.html")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
     parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
@@ -77,6 +77,8 @@ def numbers(text: str) -> list[float]:
 
 def check(model: "PolicyGenerator", measures: list[float], options: argparse.Namespace) -> None:
     """Raise `ValueError` for what cannot be asked for, before anything is compiled."""
+    from ldpol.model.diffusion import STRONGEST
+
     names = ", ".join(model.measure_names)
     if len(measures) != len(model.measure_names):
         raise UserError(
@@ -87,14 +89,34 @@ def check(model: "PolicyGenerator", measures: list[float], options: argparse.Nam
     for name, value, least in (("episodes", options.episodes, 1), ("steps", options.steps, 1)):
         if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, found {value}")
-    if options.guidance is not None and not math.isfinite(options.guidance):
-        raise UserError(f"--guidance must be a finite number, found {options.guidance}")
-    from ldpol import storage
+    if options.guidance is not None and not abs(options.guidance) <= STRONGEST:
+        raise UserError(f"--guidance must be a number of at most {STRONGEST:g}, found {options.guidance:g}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, found {options.seed}")
 
-    if options.out.exists() and not (options.out / storage.MANIFEST).is_file():
-        raise UserError(f"--out {options.out} exists and is not a saved policy; choose another name")
-    if storage.exists(options.out):
-        storage.load(options.out, kind=KIND)
+
+def page_of(out: Path) -> Path:
+    """Return where the film of the policy `out` goes."""
+    return out.with_name(f"{out.name}.html")
+
+
+def check_out(out: Path) -> None:
+    """Raise `ValueError` or `OSError` unless policy and film can be written, over nothing but an earlier one's."""
+    from ldpol import storage
+    from ldpol.report.animation import MARK
+
+    page = page_of(out)
+    for path in (out, page):
+        storage.check_writable(path)
+    if storage.exists(out):
+        try:
+            storage.load(out, kind=KIND)
+        except ValueError as error:
+            raise UserError(f"--out {out} exists and is not a saved policy ({error}); choose another name") from error
+    if page.exists():
+        with page.open("rb") as stream:
+            if MARK.encode() not in stream.read(1000):
+                raise UserError(f"{page} exists and is not a film of this command; choose another --out")
 
 
 def make_task(model: "PolicyGenerator") -> "Task":
@@ -116,12 +138,13 @@ def run(options: argparse.Namespace) -> str:
     import jax.numpy as jnp
     import numpy as np
 
-    from ldpol import generator, session, storage
+    from ldpol import generator_file, session, storage
     from ldpol.film import film
     from ldpol.language.understanding import describe_understanding
     from ldpol.report.animation import render_animation
 
-    model = generator.load(options.model)
+    check_out(options.out)
+    model = generator_file.load(options.model)
     free = [math.nan] * len(model.measure_names)
     measures = free if options.measures is None else numbers(options.measures)
     check(model, measures, options)
@@ -135,6 +158,7 @@ def run(options: argparse.Namespace) -> str:
     wanted = jnp.asarray(measures, jnp.float32)
     if text is not None and options.guidance is None:
         options.guidance = model.text_guidance
+    guidance = model.guidance if options.guidance is None else options.guidance
     how = {name: value for name in ("quality", "guidance", "steps") if (value := getattr(options, name)) is not None}
 
     @jax.jit
@@ -149,6 +173,8 @@ def run(options: argparse.Namespace) -> str:
     with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
         policy = draw(model, sample_key, wanted, text)
         scores, shown = jax.tree.map(np.asarray, play(policy, jax.random.split(play_key, options.episodes)))
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy)):
+        raise UserError(f"the sampled policy is not finite: guidance {guidance:g} is too strong for this model")
     spread = {name: (getattr(scores, name).mean(0), getattr(scores, name).std(0)) for name in ("measures", "fitness")}
     about = {
         "task": task.name,
@@ -162,7 +188,7 @@ def run(options: argparse.Namespace) -> str:
         "fitness": float(spread["fitness"][0]),
         "episodes": options.episodes,
         "seed": options.seed,
-        "guidance": model.guidance if options.guidance is None else options.guidance,
+        "guidance": guidance,
         "steps": model.steps if options.steps is None else options.steps,
     }
     storage.save(options.out, policy, kind=KIND, about=about)
@@ -193,7 +219,7 @@ def run(options: argparse.Namespace) -> str:
         asked=measures,
         facts=lines | {"seed": str(options.seed), "shown": "the first episode; drag to turn"},
     )
-    html = options.out.with_name(f"{options.out.name}.html")
+    html = page_of(options.out)
     storage.write_bytes(html, page.encode())
     return "\n".join(
         [*(f"{name:8} {text}" for name, text in lines.items()), f"policy   {options.out}\nfilm     {html}"]
@@ -212,24 +238,29 @@ def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it is damaged or of another kind.
+      ValueError: if it is damaged, of another kind, or no sound policy.
     """
     from ldpol import storage
-    from ldpol.policy import shape_of
+    from ldpol.policy import check_finite, shape_of
 
-    params, about = storage.load(Path(path), kind=KIND)
-    return params, shape_of(params), about
+    params, about = storage.load(path, kind=KIND)
+    try:
+        check_finite(params)
+        return params, shape_of(params), about
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Sample one policy; errors a user can mend are one line on stderr and exit code 2."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     # Imported late, so that --help and a wrong command line answer at once.
-    from ldpol import session
+    from ldpol import session, storage
 
     try:
         session.start_jax()
-        print(run(options))
+        with storage.lock(options.out.with_name(f".{options.out.name}.lock"), str(options.out)):
+            print(run(options))
     except (UserError, OSError) as error:
         print(f"\nsample: {error}", file=sys.stderr)
         return 2

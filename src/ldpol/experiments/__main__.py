@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one stage; errors a user can mend are one line on stderr and exit code 2."""
     options, overrides = parse(sys.argv[1:] if arguments is None else arguments)
     # Imported late, so that --help and a wrong command line answer at once.
-    from ldpol import session
+    from ldpol import session, storage
     from ldpol.errors import UserError
     from ldpol.experiments import configs
 
@@ -83,16 +83,17 @@ def main(arguments: list[str] | None = None) -> int:
         if options.show:
             print(config)
             return 0
-        if options.stage == "report":
-            from ldpol.report import write_page
+        with storage.lock(options.workdir / ".lock", str(options.workdir)):
+            if options.stage == "report":
+                from ldpol.report import write_page
 
-            session.say(f"report: {write_page(options.workdir)}")
-            return 0
-        session.start_jax()
-        if options.stage != "study":
-            configs.check(config)
-        module = "ldpol.experiments.study.stage" if options.stage == "study" else f"ldpol.experiments.{options.stage}"
-        importlib.import_module(module).run(config, options.workdir)
+                session.say(f"report: {write_page(options.workdir)}")
+                return 0
+            session.start_jax()
+            if options.stage != "study":
+                configs.check(config)
+            stage = "study.stage" if options.stage == "study" else options.stage
+            importlib.import_module(f"ldpol.experiments.{stage}").run(config, options.workdir)
     except (UserError, OSError) as error:
         print(f"\n{options.stage}: {error}", file=sys.stderr)
         return 2

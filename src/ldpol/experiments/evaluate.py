@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldpol import generator as generators
+from ldpol import generator_file as generators
 from ldpol import session, storage
 from ldpol.errors import UserError
 from ldpol.evaluation.context import Suite, with_hooks

@@ -1,11 +1,14 @@
 """What a stage keeps in its folder: results, checkpoints, its history; so that an interrupted one can go on."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from ldpol import session, storage
 from ldpol.errors import UserError
@@ -56,7 +59,7 @@ class Keeper:
         self._steps, self._pause = steps_per_call, checkpoint_seconds
         self.rows: list[dict[str, Any]] = []
         self.timer = session.Timer()
-        self._writer: SummaryWriter | None = None
+        self._writer: EventsWriter | None = None
 
     @property
     def hooks(self) -> Hooks:
@@ -78,11 +81,20 @@ class Keeper:
 
     def scalars(self, step: int, metrics: Mapping[str, Any], prefix: str = "") -> None:
         """Write scalars of one step for TensorBoard."""
-        if self._writer is None:
-            self._writer = SummaryWriter(str(self.folder / "tensorboard"))
-        for name, value in metrics.items():
-            if isinstance(value, int | float):
-                self._writer.add_scalar(f"{prefix}{name}", value, step)
+        folder = self.folder / "tensorboard"
+        with storage.explained("write into", folder):
+            if self._writer is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Not SummaryWriter: that one writes in a thread, and a full disk would end the thread alone.
+                self._writer = EventsWriter(str(folder / "events"))
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    self._writer.write_event(
+                        event_pb2.Event(  # type: ignore[reportAttributeAccessIssue]
+                            wall_time=time.time(), step=step, summary=scalar(f"{prefix}{name}", value)
+                        )
+                    )
+            self._writer.flush()
 
     def close(self) -> None:
         """Flush the scalars."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from ldpol.errors import UserError
@@ -15,6 +16,8 @@ Denoise = Callable[[Array, Array, Condition], Array]
 
 Parametrisation = Literal["eps", "v", "flow"]
 ScheduleName = Literal["linear", "cosine", "flow"]
+STRONGEST = 1000.0
+"""Guidance beyond this overflows sooner or later, and makes policies of NaN."""
 
 
 class Schedule(NamedTuple):
@@ -126,7 +129,12 @@ def guide(denoise: Denoise, scale: float | Array) -> Denoise:
     Args:
       denoise: a denoiser trained with and without condition.
       scale: 0 ignores the condition, 1 is the conditional model as trained, more exaggerates it.
+
+    Raises:
+      ValueError: outside of jit, if it is not finite or so strong that the estimates would overflow.
     """
+    if not isinstance(scale, jax.core.Tracer) and not abs(scale) <= STRONGEST:
+        raise UserError(f"guidance must be a number of at most {STRONGEST:g}, found {scale}")
     if isinstance(scale, int | float) and scale == 1:
         return denoise
 

@@ -1,9 +1,7 @@
 """From the files of a run to its figures and one self-contained HTML page: `write_page(workdir)`."""
 
 import io
-import json
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,13 +13,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ldpol import storage
 from ldpol.errors import UserError
 from ldpol.evaluation.suites import Reconstruction
 from ldpol.report import canvas, figures, suite_figures, suites
 from ldpol.report.page import render_page
 from ldpol.report.tables import as_html
 
-__all__ = ["Run", "figures_of", "load_run", "render", "save", "suite_figures_of", "write_atomically", "write_page"]
+__all__ = ["Run", "figures_of", "load_run", "render", "save", "suite_figures_of", "write_page"]
 
 ARRAYS = (
     *("grid_shape", "low", "high", "measure_names", "stored_fitness", "stored_measures", "held_out"),
@@ -139,11 +138,12 @@ def write_page(workdir: str | os.PathLike[str]) -> Path:
         for made in (figures_of(run), suite_figures_of(run))
     )
     for name, (_, png) in (images | more).items():
-        write_atomically(run.workdir / "eval/figures" / f"{name}.png", png)
+        storage.write_bytes(run.workdir / "eval/figures" / f"{name}.png", png)
     results = "".join(map(as_html, Reconstruction.tables(run.evaluation)))
     sections = suites.sections(run.evaluation, more)
     page = render_page(run.evaluation, run.archive, run.train, images, sections, results)
-    return write_atomically(run.workdir / "report.html", page.encode())
+    storage.write_bytes(run.workdir / "report.html", page.encode())
+    return run.workdir / "report.html"
 
 
 def render(figure: Figure, dpi: int = canvas.DPI) -> bytes:
@@ -155,23 +155,8 @@ def render(figure: Figure, dpi: int = canvas.DPI) -> bytes:
 
 def save(figure: Figure, path: str | os.PathLike[str], dpi: int = canvas.DPI) -> Path:
     """Write the figure as PNG; a reader sees the old file or the whole new one, never a part."""
-    return write_atomically(path, render(figure, dpi))
-
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write `content` beside `path`, then rename it into place; folders are made as needed."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target
+    storage.write_bytes(Path(path), render(figure, dpi))
+    return Path(path)
 
 
 def _check(folder: Path, stage: str, *names: str) -> None:
@@ -184,10 +169,7 @@ def _check(folder: Path, stage: str, *names: str) -> None:
 
 
 def _json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again.") from error
+    value = storage.read_json(path)
     if not isinstance(value, kind):
         raise UserError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}; run its stage again.")
     return value

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 RATE = 50.0
 """Pictures a second, about."""
+MARK = '<meta name="generator" content="ldpol: an episode">'
+"""Tells the page from other people's files."""
 MILLIMETRES = 1000.0
 FARTHEST = 32767
 
@@ -68,4 +70,5 @@ def render_animation(
     template = resources.files("ldpol.report").joinpath("animation.html").read_text(encoding="utf-8")
     # A closing tag inside a string would end the script.
     content = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    return template.replace("TITLE", escape(title)).replace("ROWS", rows).replace('"DATA"', content)
+    page = template.replace("<!-- MARK -->", MARK).replace("TITLE", escape(title))
+    return page.replace("ROWS", rows).replace('"DATA"', content)

@@ -25,7 +25,7 @@ from ldpol.experiments.keeping import KIND, Keeper
 from ldpol.experiments.train import hold_out
 from ldpol.measures import nearest
 from ldpol.player import Player, make_player, sample_policies
-from ldpol.precision import expand, pack
+from ldpol.precision import expand
 from ldpol.reference import BLANK
 from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.tasks import Task
@@ -101,7 +101,7 @@ class Ground:
 
     def score(self, name: str, model: Model) -> tuple[Score, float]:
         """Ask a model for every elite's measures once and play what it gives; scores and seconds."""
-        about = {"archive": self.identity, "model": hashlib.sha256(pack(model.tree)).hexdigest()}
+        about = {"archive": self.identity, "model": hashlib.sha256(storage.pack(model.tree, kind="model")).hexdigest()}
         about |= {"seed": self.config.seed, "episodes": self.config.eval.episodes, "row": name}
         timer, tree = session.Timer(), jax.device_put(model.tree, copied_to(policy_mesh()))
         draw = jax.jit(

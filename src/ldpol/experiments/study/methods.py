@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldpol import generator as generators
+from ldpol import generator_file as generators
 from ldpol import session, storage, train_loop
 from ldpol.archive import Archive
 from ldpol.baselines import cloned, cvae, gaussian, latents, quantised, subsampled
@@ -22,7 +22,8 @@ from ldpol.experiments.study import cloning
 from ldpol.experiments.study.ground import Ground, Model, collected, link
 from ldpol.experiments.study.plan import Row
 from ldpol.generator import PolicyGenerator
-from ldpol.precision import compress, expand, nbytes, size
+from ldpol.precision import compress, expand, size
+from ldpol.storage import nbytes
 from ldpol.types import Array, Key, Params, PyTree
 
 

@@ -1,0 +1,52 @@
+"""A generator's file: read and checked, so that what loads also samples."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldpol import storage
+from ldpol.archive import check_grid
+from ldpol.errors import UserError
+from ldpol.generator import KIND, PolicyGenerator
+from ldpol.generator_settings import parse_settings
+from ldpol.model.diffusion import STRONGEST
+from ldpol.model.image import Scaling
+from ldpol.model.verified import VerifiedBank
+from ldpol.policy import check_finite
+from ldpol.precision import expand
+
+
+def load(path: Path | str) -> PolicyGenerator:
+    """Read a generator written by `PolicyGenerator.save`; never executes anything from the file.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      UserError: if it is damaged, of another kind, or no sound model: its networks do not fit, or hold NaN.
+    """
+    arrays, about = storage.load(path, kind=KIND)
+    try:
+        # A model without language has no arrays of a reader, one without verified draws none of a bank.
+        parts: dict[str, Any] = {"reader": {}, "bank": None} | jax.tree.map(jnp.asarray, expand(arrays))
+        parts["scaling"] = Scaling(**parts["scaling"])
+        settings = parse_settings(about)
+        if parts["bank"] is not None:
+            count = len(settings["measure_names"])
+            parts["bank"] = VerifiedBank(**parts["bank"], columns=tuple(about["columns"]), count=count)
+        return _check(PolicyGenerator(**parts, **settings))
+    except Exception as error:  # whatever a network says of parameters that are not its own
+        raise UserError(f"the generator at {path} is not sound: {type(error).__name__}: {error}") from error
+
+
+def _check(generator: PolicyGenerator) -> PolicyGenerator:
+    """Return a generator if its numbers are finite and its networks draw policies of its shape, else raise an error."""
+    check_finite(generator)
+    check_grid(generator.grid, len(generator.measure_names))
+    measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)
+    drawn = jax.eval_shape(generator.sample, jax.random.key(0), measures)
+    if jax.tree.map(jnp.shape, drawn) != jax.tree.map(jnp.shape, generator.shape.abstract()):
+        raise UserError(f"it draws no policies {generator.shape}")
+    if not max(abs(generator.guidance), abs(generator.text_guidance)) <= STRONGEST:
+        raise UserError(f"guidance {generator.guidance} and {generator.text_guidance}")
+    return generator

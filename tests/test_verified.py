@@ -1,0 +1,151 @@
+"""Verified draws: rounding, the choice of rows and the kernel by hand, and what a generator answers with them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_generator import generator  # noqa: F401
+
+import ldpol
+from ldpol.errors import UserError
+from ldpol.model.condition import ask
+from ldpol.model.verified import (
+    Kernel,
+    RoundedDraws,
+    answer_verified,
+    choose_rows,
+    latent_step,
+    make_bank,
+    round_draws,
+    row_logits,
+)
+
+ACHIEVED = np.array([[0.1, 0.2], [0.12, 0.2], [0.8, 0.9], [0.5, 0.5]], np.float32)
+TRAITS = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
+QUALITY = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
+KERNEL = Kernel(0.02, 0.1)
+
+
+def make(shape=(4, 4, 1), achieved=ACHIEVED, log_weight=None):
+    rows = len(achieved)
+    latents = jax.random.normal(jax.random.key(0), (rows, *shape))
+    draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
+    traits, quality = TRAITS[np.arange(rows) % 4], QUALITY[np.arange(rows) % 4]
+    log_weight = np.zeros(rows, np.float32) if log_weight is None else log_weight
+    return draws, make_bank(draws, achieved, traits, quality=quality, log_weight=log_weight, trait_names=["speed"])
+
+
+def answer(bank, condition, count=200, **how):
+    drawn = jnp.zeros((4, 4, 1)), jnp.full(2, 0.5)
+    keys = jax.random.split(jax.random.key(1), count)
+    return jax.jit(jax.vmap(lambda key: answer_verified(key, bank, condition, KERNEL, drawn, **how)))(keys)
+
+
+def test_rounding_is_by_at_most_half_a_level_and_stable():
+    latents = jax.random.normal(jax.random.key(2), (50, 4, 4, 2)) * jnp.array([1.0, 0.01])
+    step = latent_step(latents, 0.0 * latents)
+    np.testing.assert_array_equal(step, step.astype(jnp.float16).astype(jnp.float32))
+    draws = round_draws(latents, jnp.full((50, 2), 0.3), step)
+    assert (jnp.abs(draws.latents - latents) <= 0.5001 * step + 0.004 * jnp.abs(latents)).all()
+    again = round_draws(draws.latents, draws.measures, step)
+    np.testing.assert_array_equal(again.levels, draws.levels)
+    np.testing.assert_array_equal(again.measures, draws.measures)
+
+
+def test_the_table_keeps_what_was_achieved():
+    _, bank = make()
+    np.testing.assert_allclose(bank.measures, ACHIEVED, atol=0.5 / 255)
+    np.testing.assert_allclose(bank.values[:, 2:3], TRAITS, atol=3 / 510)
+    assert bank.columns == ("measure 0", "measure 1", "speed", "quality", "log weight")
+
+
+def test_nearest_rows_are_kept_first():
+    targets = np.array([[0.1, 0.2], [0.8, 0.9]])
+    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 2), [0, 2])
+    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
+    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 9), [0, 1, 2, 3])
+
+
+def test_rows_answer_as_often_as_the_kernel_says():
+    """Two rows at distances 0 and one kernel width: exp(-1/2) : 1; measures fall on the table's levels."""
+    achieved = np.array([[51 / 255, 0.2], [0.2 + 5 / 255, 0.2], [1.0, 1.0]], np.float32)
+    _, bank = make(achieved=achieved)
+    kernel = Kernel(5 / 255)
+    logits = row_logits(bank, ask(jnp.array([0.2, jnp.nan])), kernel, ())
+    np.testing.assert_allclose(logits[1] - logits[0], -0.5, atol=1e-4)
+    ranked = row_logits(bank, ask(jnp.full(2, jnp.nan), 0.1), kernel, ())
+    np.testing.assert_allclose(ranked - ranked[0], [0.0, -0.5 * 64, -0.5 * 16], rtol=0.05)
+
+
+def test_rows_are_weighed_as_training_weighs_elites():
+    _, bank = make(achieved=np.tile(ACHIEVED[:1], (2, 1)), log_weight=np.log(np.array([1.0, 3.0], np.float32)))
+    logits = row_logits(bank, ask(jnp.full(2, jnp.nan)), KERNEL, ())
+    np.testing.assert_allclose(logits[1] - logits[0], np.log(3.0), rtol=1e-4)
+
+
+def test_a_claim_keeps_rows_of_which_it_is_true():
+    _, bank = make()
+    claims = (("speed", 2.5, np.inf), ("height", 0.0, 1.0))  # no column for the second
+    condition = ask(jnp.full(2, jnp.nan), text=jnp.array([1.0, 1.0]), words=2)
+    _, given, source = answer(bank, condition, claims=claims)
+    found = {tuple(row) for row in np.round(100 * np.asarray(given)).astype(int).tolist()}
+    assert found == {(80, 90), (50, 50)}
+    assert source.verified.all() and (source.distance == 0).all()
+
+
+def test_the_bank_answers_near_rows_and_diffusion_the_rest():
+    draws, bank = make()
+    latent, given, source = answer(bank, ask(jnp.array([0.8, 0.9])))
+    assert source.verified.all() and source.distance.max() < 0.003
+    np.testing.assert_array_equal(latent, jnp.broadcast_to(draws.latents[2], latent.shape))
+    np.testing.assert_array_equal(given, jnp.broadcast_to(draws.measures[2], given.shape))
+    latent, given, source = answer(bank, ask(jnp.array([0.8, 0.2])))
+    assert not source.verified.any()
+    np.testing.assert_allclose(source.distance, np.hypot(0.3, 0.3), atol=0.01)
+    assert (latent == 0).all() and (given == 0.5).all()
+    _, _, source = answer(None, ask(jnp.array([0.8, 0.9])))
+    assert not source.verified.any() and jnp.isinf(source.distance).all()
+
+
+def test_values_that_are_not_finite_are_refused():
+    draws = RoundedDraws(jnp.zeros((1, 2, 2, 1), jnp.int8), jnp.ones(1), jnp.zeros((1, 2)))
+    with pytest.raises(UserError, match="1 of 1 verified draws hold NaN"):
+        make_bank(draws, np.array([[0.1, np.nan]]), np.zeros((1, 0)), quality=QUALITY[:1], log_weight=QUALITY[:1], trait_names=())  # fmt: skip  # noqa: E501
+
+
+@pytest.fixture(scope="module")
+def verified(generator):  # noqa: F811
+    _, bank = make(generator.autoencoder.latent)
+    return dataclasses.replace(generator, bank=bank, kernel=0.05)
+
+
+def target(model, place):
+    return model.grid.unscaled(jnp.asarray(place)).astype(jnp.float32)
+
+
+def test_a_generator_answers_from_its_bank(verified, generator):  # noqa: F811
+    key, wanted = jax.random.key(3), target(verified, [0.8, 0.9])
+    policy, source = jax.jit(lambda key: verified.sample_with_source(key, wanted))(key)
+    assert source.verified
+    by_hand = verified.decode(verified.bank.levels[2] * verified.bank.step, verified.bank.given[2] / 255)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), policy, by_hand)
+    blind = verified.sample(key, wanted, verified=False)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), blind, generator.sample(key, wanted))
+    far, source = verified.sample_with_source(key, target(verified, [0.0, 1.0]))
+    assert not source.verified
+    jax.tree.map(np.testing.assert_array_equal, far, generator.sample(key, target(verified, [0.0, 1.0])))
+    with pytest.raises(UserError, match="no verified draws"):
+        generator.sample(key, wanted, verified=True)
+
+
+def test_a_stored_bank_answers_the_same(verified, tmp_path):
+    stored = dataclasses.replace(verified, precision="int8")
+    bytes_ = stored.save(tmp_path / "model") - dataclasses.replace(stored, bank=None).save(tmp_path / "without")
+    assert bytes_ < 2000
+    loaded = ldpol.load(tmp_path / "model")
+    for name in ("levels", "given", "table", "step"):
+        np.testing.assert_array_equal(getattr(loaded.bank, name), getattr(verified.bank, name))
+    assert loaded.bank.columns == verified.bank.columns and loaded.kernel == verified.kernel
+    assert ldpol.load(tmp_path / "without").bank is None
