@@ -8,19 +8,24 @@ SOURCE = Path(__file__).parents[1] / "src" / "ldpol"
 ROOT = "ldpol"
 LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types",),
-    ("tasks", "policy"),
+    ("errors",),
+    ("settings", "types"),
+    ("tasks", "policy", "measures"),
     ("storage", "precision", "rollout"),
+    ("session", "film", "train_loop"),
+    ("hooks",),
     ("archive", "traits"),
-    ("search",),
+    ("player",),
+    ("reference", "search"),
     ("model",),
     ("language",),
     ("generator_settings",),
     ("generator",),
+    ("distillation", "planning"),
     ("baselines",),
     ("evaluation",),
     ("report",),
-    (ROOT,),  # the re-exports: for users and experiments, not for the modules below
+    (ROOT,),  # the re-exports: for users and entry points, not for the modules below
     ("experiments",),
     ("sample",),
 )

@@ -20,7 +20,6 @@ from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.keeping import KIND, Keeper, check_equal
 from ldpol.experiments.train import hold_out
-from ldpol.reference import Split
 
 SECTIONS = ("seed", "task", "policy")
 
@@ -50,13 +49,13 @@ def run(config: Config, workdir: Path) -> None:
     player = stages.player_of(config, task, stored)
     archive = stages.reevaluated(config, workdir, stored, task, player)
     # What training really held out, whatever the config says now.
-    parts = hold_out(stored, trained["seed"], trained["config"]["train"]["held_out"])
+    parts = hold_out(archive, trained["seed"], trained["config"]["train"]["held_out"])
     context = open_context(
         generator,
         archive,
         task,
         key=jax.random.key(config.seed),
-        split=Split(archive, parts.kind, parts.box),
+        split=parts,
         player=player,
         observations=lambda: _states(workdir),
     )

@@ -173,7 +173,7 @@ def prepare(config: Config, workdir: Path, archive: Archive, identity: str, play
     ceiling = hooks.remember(
         "ceiling", {}, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
     )
-    kind = hold_out(archive, config.seed, config.train.held_out).kind
+    kind = hold_out(found, config.seed, config.train.held_out).kind
     reference = Score(np.asarray(found.fitness), np.asarray(found.measures), np.asarray(found.fitness))  # type: ignore[arg-type]
     return Ground(config, folder, task, archive, identity, kind, reference, ceiling.score, player)
 
