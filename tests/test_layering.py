@@ -10,7 +10,7 @@ LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("settings", "types"),
-    ("tasks", "policy", "measures"),
+    ("tasks", "policy", "measures", "keys"),
     ("storage", "precision", "rollout"),
     ("session", "film", "train_loop"),
     ("hooks",),

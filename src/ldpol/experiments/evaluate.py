@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ldpol import generator as generators
@@ -54,7 +53,7 @@ def run(config: Config, workdir: Path) -> None:
         generator,
         archive,
         task,
-        key=jax.random.key(config.seed),
+        key=stages.key_of(config, "evaluate"),
         split=parts,
         player=player,
         observations=lambda: _states(workdir),

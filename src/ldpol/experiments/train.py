@@ -54,7 +54,7 @@ def run(config: Config, workdir: Path) -> None:
     settings, player = configs.distill_of(config), stages.player_of(config, task, stored)
     archive = stages.reevaluated(config, workdir, stored, task, player)
     parts = hold_out(archive, config.seed, config.train.held_out)
-    key = stages.key_of(config, 1)
+    key = stages.key_of(config, "train")
     made = distillation.train(parts.trained, task, settings, key=key, player=player, hooks=keeper.hooks)
     keeper.close()
     size = made.generator.save(workdir / "model")
