@@ -1,5 +1,6 @@
 """Requests and metrics of compositions and of the box that was cut out, by hand."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -91,7 +92,8 @@ def test_box_by_hand():
     found = box_targets(grid, (0.3, 11.0), (0.7, 12.0))
     np.testing.assert_allclose(found, [[0.375, 11.5], [0.625, 11.5]])
     assert box_targets(grid, (0.4, 10.0), (0.6, 12.0)).shape == (0, 2)
-    np.testing.assert_array_equal(nearest(found, np.array([[0.9, 11.0], [0.3, 11.2], [0.7, 11.6]])), [1, 2])
+    measures = jnp.array([[0.9, 11.0], [0.3, 11.2], [0.7, 11.6]])
+    assert [nearest(jnp.asarray(one), measures)[0] for one in found] == [1, 2]
     assert reached(grid, found, np.array([[0.3, 11.1], [0.49, 11.9], [0.9, 11.5]])) == 1
 
 

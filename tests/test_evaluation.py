@@ -7,9 +7,9 @@ from toy import make_toy, push
 
 from ldpol.archive import Grid
 from ldpol.evaluation.metrics import action_distance, compare, distances, js_divergence, summarise
-from ldpol.evaluation.reconstruction import score_generated, score_policies
 from ldpol.planning.choosing import first, from_generator, look_ahead
 from ldpol.planning.sequencing import play_sequences
+from ldpol.player import sample_policies, score_policies
 from ldpol.rollout import RolloutConfig, rollout
 from ldpol.types import Score
 
@@ -129,11 +129,10 @@ def test_generated_scores_are_sampled_policies_played(generator, mesh, spread): 
         policy = jax.tree.map(lambda leaf: leaf[i], policies)
         return [play(policy, jax.random.fold_in(pairs[i, 1], e)) for e in range(episodes)]
 
-    class Acting:
-        sample, apply = staticmethod(generator.sample), staticmethod(act)
-
     arguments = {"episodes": episodes, "config": RolloutConfig(lanes=4, block=2), "mesh": mesh if spread else None}
-    found = jax.jit(lambda w, k: score_generated(Acting, task, w, k, **arguments))(wanted, keys)
+    found = jax.jit(lambda w, k: score_policies(task, act, sample_policies(generator.sample, w, k), k, **arguments))(
+        wanted, keys
+    )
     given = jax.jit(lambda p, k: score_policies(task, act, p, k, **arguments))(policies, keys)
     for i in range(4):
         played = by_hand(i)

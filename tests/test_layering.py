@@ -8,20 +8,26 @@ SOURCE = Path(__file__).parents[1] / "src" / "ldpol"
 ROOT = "ldpol"
 LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("types",),
+    ("errors",),
+    ("settings", "types"),
     ("lanes",),
-    ("tasks", "policy"),
+    ("tasks", "policy", "measures", "keys"),
     ("storage", "precision", "rollout"),
+    ("session", "film", "train_loop"),
+    ("hooks",),
     ("archive", "traits"),
-    ("search",),
+    ("player",),
+    ("reference", "search"),
     ("model",),
     ("language",),
     ("generator_settings",),
     ("generator",),
+    ("generator_file",),
+    ("distillation", "planning"),
     ("baselines",),
     ("evaluation",),
     ("report",),
-    (ROOT,),  # the re-exports: for users and experiments, not for the modules below
+    (ROOT,),  # the re-exports: for users and entry points, not for the modules below
     ("experiments",),
     ("sample",),
 )

@@ -230,7 +230,7 @@ def test_a_clone_scores_as_the_plain_policies_it_is(tmp_path):
     model = ground.Model(tree, cloned.generate, 0, 0, 0.0, cloned.apply)
     found, _ = stand.score("clone", model)
     wide, plain = precision.expand(tree), PolicyShape(3, 2, (8,))
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.split(stand.key(2), 5)[1], i))(jnp.arange(6))
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.split(stand.key("reconstruction"), 5)[1], i))(jnp.arange(6))
     styles = jax.vmap(lambda wanted: cloned.generate(wide, jax.random.key(0), wanted))(jnp.asarray(measures))
     policies = jax.vmap(lambda style: cloned.fold(wide, style))(styles)
     play = jax.jit(lambda policies: score_policies(task, plain.apply, policies, keys, episodes=2).score)

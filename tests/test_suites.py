@@ -1,8 +1,7 @@
-"""The suites of the evaluate stage on the toy task, where an evaluation takes no physics engine."""
+"""The suites on the toy task, where an evaluation takes no physics engine."""
 
 import dataclasses
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,78 +11,113 @@ from test_generator import make_generator
 from test_reader import make_speaking
 from toy import make_toy
 
-from ldpol import storage
 from ldpol.archive import Archive, Grid
+from ldpol.distillation.reader import grammar_of
 from ldpol.evaluation.metrics import action_distance
-from ldpol.evaluation.reconstruction import sample_policies, score_generated, score_policies
-from ldpol.experiments import evaluate, passes, session
-from ldpol.experiments.reading import grammar_of
-from ldpol.experiments.settings import ConfigError, load_config
-from ldpol.experiments.suites import composition, cutout, guidance, language, sequencing, steadiness
-from ldpol.experiments.suites.context import Context, renumber
+from ldpol.evaluation.protocol import evaluate, open_context
+from ldpol.evaluation.suites import (
+    ALL,
+    Composition,
+    Guidance,
+    HeldOutRegion,
+    Reconstruction,
+    Sentences,
+    Sequencing,
+    Steadiness,
+)
+from ldpol.evaluation.tables import as_markdown, as_text
+from ldpol.hooks import Hooks
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
 from ldpol.planning.choosing import first, from_archive, from_generator
-from ldpol.planning.sequencing import play_sequences
+from ldpol.planning.sequencing import draw_sequences, play_sequences
+from ldpol.player import make_player, sample_policies, score_policies
 from ldpol.policy import PolicyShape
-from ldpol.rollout import copied_to, policy_mesh
+from ldpol.reference import Split, reevaluate
 
 SHAPE, GRID = PolicyShape(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 ELITES = 12
+TASK = make_toy(episode_length=20, noise=0.2, width=9.0)
+RECONSTRUCTION = Reconstruction(unseen=8, uniform=8)
+GUIDANCE = Guidance(scales=(1.0, 2.0), conditions=5, diverse=2, samples=2, observations=8)
+COMPOSITION = Composition(conditions=5)
+REGION = HeldOutRegion(draws=1)
+STEADINESS = Steadiness(plays=2)
+SENTENCES = Sentences(elites=8, ranks=2, draws=4, examples=2)
+SEQUENCING = Sequencing(
+    sequences=3, segments=2, episodes=2, settle=5, candidates=(1, 2), horizon=30, look_ahead_episodes=1, chunk=2
+)
+
+
+def renumber(key, numbers):
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+class Kept:
+    """A memo in memory, which counts what it did not have."""
+
+    def __init__(self):
+        self.results, self.computed = {}, []
+
+    def __call__(self, name, depends_on, compute):
+        place = json.dumps([name, depends_on], sort_keys=True)
+        if place not in self.results:
+            self.computed.append(name)
+            self.results[place] = compute()
+        return self.results[place]
 
 
 @pytest.fixture(scope="module")
-def config():
-    overrides = ["eval.guidance.conditions=5", "eval.composition.conditions=5", "eval.sequencing.sequences=3"]
-    walker = Path(__file__).parents[1] / "experiments" / "walker2d.py"
-    return load_config(f"{walker}:smoke", [*overrides, "rollout.chunk=16", "eval.sequencing.chunk=2"])
-
-
-@pytest.fixture(scope="module")
-def context(config, tmp_path_factory):
+def context():
     """Elites that do what the toy's rules say; the last two lie in the box that training left out."""
-    workdir = tmp_path_factory.mktemp("suites")
-    task = make_toy(episode_length=20, noise=0.2, width=9.0)
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), ELITES))
-    play = passes.player(config, task, SHAPE)
-    reference = jax.tree.map(np.asarray, play(policies, jax.random.split(jax.random.key(1), ELITES)))
-    traits = reference.traits
-    reference = dataclasses.replace(reference.score, fitness=reference.score.fitness + 30.0)
-    states = np.random.default_rng(0).random((ELITES, 4, 3)).astype(np.float32)
-    storage.save(workdir / "train" / "data", {"states": states, "filled": np.asarray(3)}, kind="dataset")
-    kind = np.repeat([0, 2], [ELITES - 2, 2])
-    return Context(
-        config=config,
-        workdir=workdir,
-        task=task,
-        archive=Archive(policies, reference.fitness, reference.measures, grid=GRID, task="toy"),
-        generator=jax.device_put(make_generator(SHAPE, GRID), copied_to(policy_mesh())),
-        reference=reference,
-        traits=traits,
-        kind=kind,
-        box=((0.25, 0.25), (0.75, 0.5)),
-        identity={"archive": "a", "model": "m"},
-        play=play,
-        timer=session.Timer(),
-    )
+    player = make_player(TASK, SHAPE.apply, episodes=2, chunk=16)
+    blank = Archive(policies, jnp.zeros(ELITES), jnp.zeros((ELITES, 2)), grid=GRID, task="toy")
+    archive = reevaluate(blank, TASK, key=jax.random.key(1), player=player)
+    archive = dataclasses.replace(archive, fitness=archive.fitness + 30.0)
+    split = Split(archive, np.repeat([0, 2], [ELITES - 2, 2]), ((0.25, 0.25), (0.75, 0.5)))
+    seen = np.random.default_rng(0).random((ELITES * 3, 3)).astype(np.float32)
+    how = {"key": jax.random.key(0), "split": split, "player": player, "observations": lambda: seen}
+    return open_context(make_generator(SHAPE, GRID), archive, TASK, **how)
 
 
 @pytest.fixture(scope="module")
-def speaking(context, tmp_path_factory):
-    """The same run with a generator that can read."""
-    model = jax.device_put(make_speaking(make_generator(SHAPE, GRID)), copied_to(policy_mesh()))
-    return dataclasses.replace(context, generator=model, workdir=tmp_path_factory.mktemp("speaking"))
+def speaking(context):
+    """The same with a generator that can read."""
+    return dataclasses.replace(context, generator=make_speaking(make_generator(SHAPE, GRID)))
 
 
-def test_guidance(context, config):
+def scored(context, targets, keys):
+    """One policy per target, sampled and evaluated in one program, without the player."""
+    model = context.generator
+    program = jax.jit(
+        lambda w, k: score_policies(TASK, SHAPE.apply, sample_policies(model.sample, w, k), k, episodes=2)
+    )
+    return program(targets, keys).score
+
+
+def test_reconstruction(context):
+    """Generated policies by a second way; what is held out and the ceiling are beside them."""
+    found, arrays = RECONSTRUCTION.run(context)
+    json.dumps(found, allow_nan=False)
+    targets = context.reference.measures
+    keys = renumber(jax.random.split(context.key_for("reconstruction"), 5)[1], jnp.arange(ELITES))
+    score = scored(context, targets, keys)
+    assert found["mem"] == pytest.approx(float(np.linalg.norm(score.measures - targets, axis=1).mean()), abs=1e-5)
+    assert found["held_out"] == {} and found["held_out_box"]["policies"] == 2 and found["trained"]["policies"] == 10
+    assert found["unseen"]["policies"] == 8 and found["uniform"]["policies"] == 8 and found["episodes"] == 2
+    np.testing.assert_allclose(arrays["generated_measures"], score.measures, atol=1e-5)
+    assert arrays["held_out"].sum() == 2 and arrays["box_low"].tolist() == [0.25, 0.25]
+
+
+def test_guidance(context):
     """Scale 1 is the generator as it is, on the random numbers of its pair; metrics and diversity by a second way."""
-    rows = guidance.run(context)["guidance"]
+    rows = GUIDANCE.run(context).metrics["guidance"]
     assert [row["scale"] for row in rows] == [1.0, 2.0]
-    chosen = context.choose(5, 4)
-    wanted = context.reference.measures[chosen]
-    keys = renumber(context.key(9), jnp.arange(5))
-    score = score_generated(context.generator, context.task, wanted, keys, episodes=2).score
-    assert rows[0]["mem"] == pytest.approx(float(np.linalg.norm(score.measures - wanted, axis=1).mean()), abs=1e-5)
+    chosen = context.choose(5, "guidance/conditions")
+    targets = context.reference.measures[chosen]
+    score = scored(context, targets, renumber(context.key_for("guidance"), jnp.arange(5)))
+    assert rows[0]["mem"] == pytest.approx(float(np.linalg.norm(score.measures - targets, axis=1).mean()), abs=1e-5)
     worth = score.fitness.mean() / context.reference.fitness[chosen].mean()
     assert rows[0]["reward_ratio"] == pytest.approx(float(worth), abs=1e-4)
     assert rows[0]["diversity"] > 0 and rows[0]["diversity"] != rows[1]["diversity"]
@@ -91,25 +125,23 @@ def test_guidance(context, config):
 
 
 def test_diversity_by_loop(context):
-    section = context.config.eval.guidance
-    seen = storage.load(context.workdir / "train" / "data", kind="dataset")[0]["states"][:, :3].reshape(-1, 3)
-    seen = seen[np.random.default_rng([0, 6]).integers(0, len(seen), section.observations)]
+    seen = context.observations()
+    seen = seen[context.random("guidance/observations").integers(0, len(seen), GUIDANCE.observations)]
     values = []
-    for number, wanted in enumerate(context.reference.measures[context.choose(section.diverse, 5)]):
-        keys = jax.random.split(jax.random.fold_in(context.key(5), number), section.samples)
-        made = [context.generator.sample(key, wanted, guidance=2.0) for key in keys]
+    for number, target in enumerate(context.reference.measures[context.choose(GUIDANCE.diverse, "guidance/diverse")]):
+        keys = jax.random.split(jax.random.fold_in(context.key_for("guidance/diversity"), number), GUIDANCE.samples)
+        made = [context.generator.sample(key, target, guidance=2.0) for key in keys]
         policies = jax.tree.map(lambda *leaves: jnp.stack(leaves), *made)
         values.append(action_distance(SHAPE.apply, policies, jnp.asarray(seen)))
-    found = guidance._diversity(context, np.array([2.0], np.float32))
+    found = dataclasses.replace(GUIDANCE, scales=(2.0,)).diversity(context)
     np.testing.assert_allclose(found, [np.mean(values)], rtol=1e-3)
 
 
 def test_composition(context):
-    found = composition.run(context)
-    wanted = context.reference.measures[context.choose(5, 7)]
-    keys = renumber(context.key(9), jnp.arange(5))
-    score = score_generated(context.generator, context.task, wanted, keys, episodes=2).score
-    expected = float(np.linalg.norm(score.measures - wanted, axis=1).mean())
+    found = COMPOSITION.run(context).metrics
+    targets = context.reference.measures[context.choose(5, "composition/conditions")]
+    score = scored(context, targets, renumber(context.key_for("composition"), jnp.arange(5)))
+    expected = float(np.linalg.norm(score.measures - targets, axis=1).mean())
     assert found["composition"]["joint"]["mem"] == pytest.approx(expected, abs=1e-5)
     assert found["free"]["policies"] == 5
     json.dumps(found, allow_nan=False)
@@ -117,46 +149,52 @@ def test_composition(context):
 
 def test_composition_of_one_measure_is_left_out(context):
     task = dataclasses.replace(context.task, measure_names=("one",))
-    assert composition.run(dataclasses.replace(context, task=task)) == {"composition": {}, "free": {}}
+    found = COMPOSITION.run(dataclasses.replace(context, task=task)).metrics
+    assert found == {"composition": {}, "free": {}}
 
 
-def test_cutout(context):
-    found = cutout.run(context)["cutout"]
+def test_held_out_region(context):
+    found = REGION.run(context).metrics["cutout"]
     assert (found["cells"], found["originals"], found["draws"]) == (2, 2, 1)
     json.dumps(found, allow_nan=False)
 
 
-def test_cutout_without_a_box(context):
-    assert cutout.run(dataclasses.replace(context, box=((), ()))) == {"cutout": {}}
-    assert cutout.run(dataclasses.replace(context, kind=np.zeros(ELITES, int))) == {"cutout": {}}
+def test_no_held_out_region(context):
+    for split in (
+        dataclasses.replace(context.split, box=((), ())),
+        dataclasses.replace(context.split, kind=np.zeros(ELITES, int)),
+    ):
+        assert REGION.run(dataclasses.replace(context, split=split)).metrics == {"cutout": {}}
 
 
 def test_steadiness(context):
     """Every play is of the same policies; the elites' first is the reference."""
-    found = steadiness.run(context)["steadiness"]
+    found = STEADINESS.run(context).metrics["steadiness"]
     assert [row["episodes"] for row in found["rows"]] == [2, 4]
-    key, wanted = context.key(30), context.reference.measures
-    draws = renumber(context.key(31), jnp.arange(ELITES))
-    policies = sample_policies(context.generator.sample, wanted, draws)
+    targets = context.reference.measures
+    draws = renumber(context.key_for("steadiness/draws"), jnp.arange(ELITES))
+    policies = sample_policies(context.generator.sample, targets, draws)
     plays = []
     for number in range(2):
-        keys = renumber(jax.random.fold_in(jax.random.fold_in(key, number), 1), jnp.arange(ELITES))
+        keys = renumber(context.key_for(f"steadiness/generated {number}"), jnp.arange(ELITES))
         plays.append(score_policies(context.task, SHAPE.apply, policies, keys, episodes=2).score.measures)
     moved = np.linalg.norm(plays[0] - plays[1], axis=-1).mean()
     assert found["repeat_generated"] == pytest.approx(float(moved), abs=1e-5) and moved > 0
-    away = np.linalg.norm((plays[0] + plays[1]) / 2 - wanted, axis=-1).mean()
+    away = np.linalg.norm((plays[0] + plays[1]) / 2 - targets, axis=-1).mean()
     assert found["rows"][1]["mem"] == pytest.approx(float(away), abs=1e-5)
     json.dumps(found, allow_nan=False)
 
 
 def test_sequencing(context):
-    """Both halves of the shared program are what the library plays when asked for each alone."""
-    found = sequencing.run(context)["sequencing"]
+    """Both halves of the shared program are what the library rolls out when asked for each alone."""
+    kept = Kept()
+    found, arrays = SEQUENCING.run(dataclasses.replace(context, hooks=Hooks(memo=kept)))
+    found = found["sequencing"]
     json.dumps(found, allow_nan=False)
     assert (found["sequences"], found["segments"], found["steps"], found["settle"]) == (3, 2, 10, 5)
-    arrays = storage.load(context.workdir / "eval" / "passes" / "sequences", kind="scores")[0]
-    wanted = jnp.asarray(sequencing.draw_sequences(context.key(10), context.reference.measures, 3, 2))
-    keys = renumber(context.key(12), jnp.arange(3))
+    scores = next(iter(kept.results.values()))["score"]
+    targets = jnp.asarray(draw_sequences(context.key_for("sequencing/sequences"), context.reference.measures, 3, 2))
+    keys = renumber(context.key_for("sequencing"), jnp.arange(3))
     model, archive = context.generator, context.archive
     ways = {
         0: first(from_generator(model.sample, 1)),
@@ -166,14 +204,14 @@ def test_sequencing(context):
         play = jax.jit(
             lambda w, k: play_sequences(context.task, model.apply, choose, w, k, episodes=2, settle=5)  # noqa: B023
         )
-        alone = play(wanted, keys)
-        np.testing.assert_allclose(arrays["score"]["fitness"][start : start + 3], alone.fitness, atol=1e-3)
-        np.testing.assert_array_equal(arrays["score"]["length"][start : start + 3], alone.length)
+        alone = play(targets, keys)
+        np.testing.assert_allclose(scores["fitness"][start : start + 3], alone.fitness, atol=1e-3)
+        np.testing.assert_array_equal(scores["length"][start : start + 3], alone.length)
     assert found["nearest_elite"]["fitness"] == pytest.approx(float(alone.fitness.mean()), abs=1e-3)
     assert found["generated_less_nearest_elite"]["fitness"]["value"] == pytest.approx(
         found["generated"]["fitness"] - found["nearest_elite"]["fitness"], abs=1e-3
     )
-    first_episodes = np.asarray(arrays["score"]["length"])[3:6, :1].mean()
+    first_episodes = np.asarray(scores["length"])[3:6, :1].mean()
     assert found["lookahead_less_nearest_elite"]["length"]["value"] == pytest.approx(
         found["lookahead"]["length"] - first_episodes, abs=1e-3
     )
@@ -181,28 +219,27 @@ def test_sequencing(context):
     assert [row["candidates"] for row in found["lookahead_by_candidates"]] == [1, 2]
     assert found["lookahead_by_candidates"][0]["look_ahead"] == 0  # one candidate needs none
     assert found["lookahead_by_candidates"][1]["survival"] == found["lookahead"]["survival"]
-    with np.load(context.workdir / "eval" / "sequencing.npz") as traces:
-        assert traces["generated_measures"].shape == (20, 2) and traces["nearest_elite_alive"].shape == (20,)
-        np.testing.assert_array_equal(traces["targets"], wanted[0])
+    assert arrays["generated_measures"].shape == (20, 2) and arrays["nearest_elite_alive"].shape == (20,)
+    np.testing.assert_array_equal(arrays["targets"], targets[0])
 
 
 def test_language(speaking):
-    """Every claim again, one policy at a time: the sentence read, a policy sampled and played with its pair's keys."""
-    found = language.run(speaking)
+    """Every claim again, one policy at a time: the sentence read, a policy evaluated with its pair's keys."""
+    found = SENTENCES.run(speaking).metrics
     json.dumps(found, allow_nan=False)
-    rows, model, task = speaking.choose(8, 20), speaking.generator, speaking.task
-    grammar = grammar_of(task, speaking.traits[:-2])  # the last two lie in the box
+    rows, model, traits = speaking.choose(8, "language/elites"), speaking.generator, np.asarray(speaking.archive.traits)
+    grammar = grammar_of(TASK, traits[:-2])  # the last two lie in the box
     names, draw = grammar.levels.names, jax.jit(lambda model, key, text: model.sample(key, text=text, guidance=2.0))
-    play = jax.jit(lambda policy, keys: score_policies(task, SHAPE.apply, policy, keys, episodes=2).traits)
+    play = jax.jit(lambda policy, keys: score_policies(TASK, SHAPE.apply, policy, keys, episodes=2).traits)
     for split in ("train", "held_out"):
         hold, chance, made = 0, 0.0, 0
         for i, row in enumerate(rows):
-            said = captions(grammar, speaking.traits[row], count=1, seed=(21, int(row)), split=split)[0]
-            keys = renumber(speaking.key(9), jnp.array([i]))
+            said = captions(grammar, traits[row], count=1, seed=(21, int(row)), split=split)[0]
+            keys = renumber(speaking.key_for("language"), jnp.array([i]))
             policy = draw(model, jax.random.split(keys[0])[0], model.read([said.text])[0])
-            traits = play(jax.tree.map(lambda leaf: leaf[None], policy), keys)[0]
-            hold += satisfied(said.claims, names, traits).sum()
-            chance += np.mean([satisfied(said.claims, names, one) for one in speaking.traits], 0).sum()
+            reached = play(jax.tree.map(lambda leaf: leaf[None], policy), keys)[0]
+            hold += satisfied(said.claims, names, reached).sum()
+            chance += np.mean([satisfied(said.claims, names, one) for one in traits], 0).sum()
             made += len(said.claims)
         assert found["language"][f"{split}_satisfaction"] == pytest.approx(hold / made)
         assert found["language"][split]["chance"]["value"] == pytest.approx(chance / made)
@@ -212,87 +249,69 @@ def test_language(speaking):
 
 
 def test_a_model_without_language_has_nothing_to_say(context):
-    assert language.run(context) == {"language": {}, "quality": []}
+    assert SENTENCES.run(context).metrics == {"language": {}, "quality": []}
 
 
 def test_sequences_of_sentences(speaking):
-    """Sentences and the elites they are true of are played beside the rest, which they do not change."""
-    found = sequencing.run(speaking)["sequencing"]
+    """Sentences and the elites they are true of are rolled out beside the rest, which they do not change."""
+    kept = Kept()
+    found = SEQUENCING.run(dataclasses.replace(speaking, hooks=Hooks(memo=kept))).metrics["sequencing"]
     json.dumps(found, allow_nan=False)
-    arrays = storage.load(speaking.workdir / "eval" / "passes" / "sequences", kind="scores")[0]
-    assert len(arrays["score"]["fitness"]) == 4 * 3
-    means = np.asarray(arrays["score"]["fitness"]).reshape(4, -1).mean(1)
+    fitness = next(iter(kept.results.values()))["score"]["fitness"]
+    assert len(fitness) == 4 * 3
+    means = np.asarray(fitness).reshape(4, -1).mean(1)
     assert found["language"]["generated"]["fitness"]["value"] == pytest.approx(means[2], abs=1e-3)
     assert found["language"]["elite"]["fitness"]["value"] == pytest.approx(means[3], abs=1e-3)
     assert found["nearest_elite"]["fitness"] == pytest.approx(means[1], abs=1e-3)
 
 
-def test_what_is_done_is_not_done_again(context, capsys):
-    suites = (guidance, composition, cutout, sequencing)
-    before = [suite.run(context) for suite in suites]
-    capsys.readouterr()
-    again = dataclasses.replace(context, play=None)
-    assert [suite.run(again) for suite in suites] == before
-    assert capsys.readouterr().err.count("already done") == 8
+def test_what_is_kept_is_not_computed_again(context):
+    """A suite is its settings: an equal one finds its results, one with other settings does not."""
+    kept, suites = Kept(), (GUIDANCE, COMPOSITION, REGION)
+    context = dataclasses.replace(context, hooks=Hooks(memo=kept))
+    before = [suite.run(context).metrics for suite in suites]
+    assert len(kept.computed) == 1 + 2 + 2
+    blind = dataclasses.replace(context, player=dataclasses.replace(context.player, play=None))
+    assert [dataclasses.replace(suite).run(blind).metrics for suite in suites] == before
+    assert len(kept.computed) == 5
+    HeldOutRegion(draws=2).run(context)
+    assert kept.computed[5:] == ["cutout", "cutout_nearest"]
 
 
-def test_another_model_is_played_anew(context, capsys):
-    other = dataclasses.replace(context, identity={"archive": "a", "model": "other"})
-    cutout.run(context)
-    capsys.readouterr()
-    cutout.run(other)
-    assert "already done" not in capsys.readouterr().err
-    cutout.run(context)
+def test_every_suite_writes_its_tables(speaking):
+    """On a console and in a document the same rows; a suite that was not run writes none."""
+    suites = (RECONSTRUCTION, GUIDANCE, COMPOSITION, SENTENCES, SEQUENCING, REGION, STEADINESS)
+    assert tuple(map(type, suites)) == ALL
+    for suite in suites:
+        assert suite.tables({}) == []
+        tables = suite.tables(suite.run(speaking).metrics)
+        assert tables
+        for table in tables:
+            lines, rows = as_text(table).splitlines(), as_markdown(table).splitlines()
+            assert lines[0].startswith(table.title)
+            for number, row in enumerate(table.rows):
+                assert lines[1 + number].startswith(row.name) and rows[2 + number].startswith(f"| {row.name} |")
 
 
-def test_settings_of_passes(context, config):
-    """A pass is bound to its own settings; those of other suites may change."""
-    cutout.run(context)
-    folder, sections = context.workdir / "eval" / "passes", ("seed", "task", "policy", "eval")
-    walker = Path(__file__).parents[1] / "experiments" / "walker2d.py"
-    overrides = ["eval.guidance.conditions=5", "eval.composition.conditions=5", "eval.sequencing.sequences=3"]
-    overrides.append("eval.sequencing.chunk=2")
-    same = load_config(f"{walker}:smoke", [*overrides, "eval.suites=cutout", "eval.unseen=3"])
-    passes.check(folder, same, sections)
-    changed = load_config(f"{walker}:smoke", [*overrides, "eval.cutout.draws=4"])
-    with pytest.raises(ConfigError, match=r"eval\.cutout\.draws: 1 -> 4"):
-        passes.check(folder, changed, sections)
+def test_evaluate_merges_the_suites(context):
+    how = {"key": context.key, "split": context.split, "player": context.player}
+    found = evaluate(context.generator, context.archive, TASK, suites=(RECONSTRUCTION, REGION), **how)
+    assert found["policies"] == ELITES and found["cutout"]["cells"] == 2
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("change", "said"),
     [
-        ("eval.suites=guidence", "unknown suite 'guidence'; the suites are reconstruction, guidance, composition"),
-        ("eval.suites=[]", "no suite is named"),
-        ("eval.episodes=0", "eval.episodes must be at least 1, found 0"),
-        ("eval.guidance.samples=1", "eval.guidance.samples must be at least 2"),
-        ("eval.guidance.scales=()", "eval.guidance.scales is empty"),
-        ("eval.composition.conditions=0", "eval.composition.conditions must be at least 1"),
-        ("eval.cutout.draws=0", "eval.cutout.draws must be at least 1"),
-        ("eval.steadiness.plays=1", "eval.steadiness.plays must be at least 2"),
-        ("eval.sequencing.look_ahead_episodes=3", "must be at most episodes = 2"),
-        ("eval.sequencing.segments=7", "does not split into 7 equal segments"),
-        ("eval.sequencing.settle=25", "settle must be at least 0 and less than the 25 steps"),
-        ("eval.sequencing.horizon=5", "measures nothing"),
+        ({"task": "walker"}, "this archive is of task 'walker'"),
+        ({"grid": Grid((2, 2), (0.0, 0.0), (1.0, 1.0))}, "does not belong to the archive"),
     ],
 )
-def test_bad_settings_are_refused_before_anything_is_read(override, said, tmp_path):
-    walker = Path(__file__).parents[1] / "experiments" / "walker2d.py"
+def test_what_does_not_belong_together(context, change, said):
+    archive = dataclasses.replace(context.archive, **change)
     with pytest.raises(ValueError, match=said):
-        evaluate.run(load_config(f"{walker}:smoke", [override]), tmp_path / "nowhere")
+        evaluate(context.generator, archive, TASK, key=context.key, player=context.player)
 
 
-def test_metrics_of_earlier_suites_are_kept(context, tmp_path):
-    folder = tmp_path / "suites"
-    for name, value in (("guidance", [1]), ("cutout", {"cells": 3})):
-        about = context.about(*evaluate.SUITES[name].NEEDS)
-        storage.write_json(folder / f"{name}.json", {"about": about, "seconds": 2.0, "metrics": {name: value}})
-    found = evaluate.gather(context, folder)
-    assert found == {
-        "guidance": [1],
-        "cutout": {"cells": 3},
-        "suite_seconds": {"guidance": 2.0, "cutout": 2.0},
-        "seconds": 4.0,
-    }
-    other = dataclasses.replace(context, identity={"archive": "a", "model": "other"})
-    assert evaluate.gather(other, folder) == {"suite_seconds": {}, "seconds": 0}
+def test_suites_that_do_not_fit_the_task(context):
+    with pytest.raises(ValueError, match="does not split into 7 equal segments"):
+        evaluate(context.generator, context.archive, TASK, key=context.key, suites=(Sequencing(segments=7),))

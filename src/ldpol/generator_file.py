@@ -1,5 +1,6 @@
 """A generator's file: read and checked, so that what loads also samples."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,14 @@ def load(path: Path | str) -> PolicyGenerator:
 
 def _check(generator: PolicyGenerator) -> PolicyGenerator:
     """Return a generator if its numbers are finite and its networks draw policies of its shape, else raise an error."""
-    check_finite(generator)
+    bank = generator.bank
+    if bank is None:
+        check_finite(generator)
+    else:
+        check_finite((dataclasses.replace(generator, bank=None), bank.step, bank.low, bank.high))
+        found = tuple(str(leaf.dtype) for leaf in (bank.levels, bank.given, bank.table))
+        if found != ("int8", "uint8", "uint8") or len(bank.columns) != bank.table.shape[1]:
+            raise UserError(f"verified draws of {len(bank.columns)} columns in {found}, {bank.table.shape}")
     check_grid(generator.grid, len(generator.measure_names))
     measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)
     drawn = jax.eval_shape(generator.sample, jax.random.key(0), measures)

@@ -96,6 +96,20 @@ class Split:
         return take(self.archive, self.kind == IN_BOX)
 
 
+def check_split(fraction: float, box: Sequence[Sequence[float]], width: int) -> Box:
+    """Return the corners of a box if it fits `width` measures.
+
+    Raises:
+      UserError: if it does not, or the fraction is not in [0, 1).
+    """
+    low, high = (tuple(float(value) for value in corner) for corner in box)
+    if len(low) != len(high) or len(low) not in (0, width) or any(a > b for a, b in zip(low, high, strict=True)):
+        raise UserError(f"the held-out box needs {width} bounds per corner, low to high (or none), found {low}, {high}")
+    if not 0 <= fraction < 1:
+        raise UserError(f"the held-out fraction must be in [0, 1), found {fraction}")
+    return low, high
+
+
 def split(archive: Archive, *, fraction: float = 0.1, box: Sequence[Sequence[float]] = NO_BOX, seed: int = 0) -> Split:
     """Hold elites out of training: a random part, and all whose measures lie in a box.
 
@@ -109,11 +123,7 @@ def split(archive: Archive, *, fraction: float = 0.1, box: Sequence[Sequence[flo
       UserError: if nothing is left to train on, or the box does not fit the measures.
     """
     count, width = archive.measures.shape
-    low, high = (tuple(float(value) for value in corner) for corner in box)
-    if len(low) != len(high) or len(low) not in (0, width) or any(a > b for a, b in zip(low, high, strict=True)):
-        raise UserError(f"the held-out box needs {width} bounds per corner, low to high (or none), found {low}, {high}")
-    if not 0 <= fraction < 1:
-        raise UserError(f"the held-out fraction must be in [0, 1), found {fraction}")
+    low, high = check_split(fraction, box, width)
     kind = np.zeros(count, np.int32)
     kind[np.random.default_rng(seed).permutation(count)[: round(fraction * count)]] = HELD_OUT
     if low:

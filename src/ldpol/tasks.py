@@ -184,10 +184,12 @@ def make_task(
         raise UserError(f"unknown task {name!r}; the known tasks are {', '.join(SPECS)}.{hint}")
     if backend not in BACKENDS:
         raise UserError(f"unknown physics backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if episode_length < 1:
-        raise UserError(f"episode_length must be at least 1 step, found {episode_length}")
-    if reset_noise is not None and reset_noise < 0:
-        raise UserError(f"reset_noise must be None (the environment's own) or >= 0, found {reset_noise}")
+    if not isinstance(episode_length, int) or episode_length < 1:
+        raise UserError(f"episode_length must be at least 1 step and a whole number, found {episode_length!r}")
+    if reset_noise is not None and not 0 <= reset_noise < np.inf:
+        raise UserError(f"reset_noise must be None (the environment's own), or finite and >= 0, found {reset_noise}")
+    if not isinstance(terminate, bool):
+        raise UserError(f"terminate must be True or False, found {terminate!r}")
     spec = SPECS[name]
     options: dict[str, Any] = {} if reset_noise is None else {"reset_noise_scale": reset_noise}
     if not terminate and name != "halfcheetah":

@@ -23,6 +23,7 @@ from ldpol.distillation.reliability import keep_draws, reliability_weights, veri
 from ldpol.distillation.targets import latent_dataset
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.player import Player, make_player
 from ldpol.precision import compress, expand
 from ldpol.rollout import copied_to, policy_mesh
@@ -86,7 +87,6 @@ def train(
     check_task(archive, task)
     history: list[dict[str, Any]] = []
     hooks = _with_history(hooks, history)
-    collect_key, auto_key, dagger_key, denoiser_key, reader_key, verify_key = jax.random.split(key, 6)
     network, mesh, trainers, training = archive.shape, policy_mesh(), training_mesh(), config.autoencoder
     depends_on = {"settings": dataclasses.asdict(config), "key": np.asarray(jax.random.key_data(key)).tolist()}
     if player is None:
@@ -95,7 +95,7 @@ def train(
     how = {"rollout": config.rollout, "chunk": config.chunk, "mesh": mesh, "hooks": hooks}
     visit = make_visit(task, network.apply, config.collect, **how)
 
-    states = hooks.memo("data", depends_on, lambda: collect(archive, visit, config.collect, collect_key))
+    states = hooks.memo("data", depends_on, lambda: collect(archive, visit, config.collect, key_for(key, "states")))
     data = make_dataset(archive, config.weights, states, room=training.dagger_rounds * config.collect.per_rollout)
     encoder, decoder, data = train_autoencoder(
         archive,
@@ -105,10 +105,10 @@ def train(
         depends_on=depends_on,
         hooks=hooks,
         mesh=trainers,
-        key=auto_key,
-        dagger_key=dagger_key,
+        key=key_for(key, "autoencoder"),
+        dagger_key=key_for(key, "dagger"),
     )
-    language, reader, captions = train_reader(config.language, archive, task, hooks=hooks, key=reader_key)
+    language, reader, captions = train_reader(config.language, archive, task, hooks=hooks, key=key_for(key, "reader"))
     posterior = encoder.encode(archive.policies)
     stored = jax.device_put(expand(compress(decoder, config.precision)), copied_to(mesh))
     verified = verify_draws(
@@ -119,7 +119,7 @@ def train(
         grid=archive.grid,
         config=config.verify,
         noise=training.loss.noise,
-        key=verify_key,
+        key=key_for(key, "verify"),
         depends_on=depends_on,
         hooks=hooks,
     )
@@ -139,7 +139,12 @@ def train(
         captions=captions,
     )
     denoiser = train_denoiser(
-        latents, config.denoiser, sampler_steps=config.sampler.steps, hooks=hooks, mesh=trainers, key=denoiser_key
+        latents,
+        config.denoiser,
+        sampler_steps=config.sampler.steps,
+        hooks=hooks,
+        mesh=trainers,
+        key=key_for(key, "denoiser"),
     )
     generator = PolicyGenerator(
         decoder=decoder,

@@ -13,6 +13,7 @@ from ldpol.archive import Archive
 from ldpol.evaluation.tables import Table
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.player import Player, sample_policies
 from ldpol.reference import BLANK, Split
 from ldpol.rollout import split_over
@@ -105,17 +106,17 @@ class Context:
         fitness, measures = np.asarray(self.archive.fitness), np.asarray(self.archive.measures)
         return Score(fitness, measures, np.full(len(fitness), np.nan, np.float32))  # type: ignore[arg-type]
 
-    def key_for(self, number: int) -> Key:
+    def key_for(self, name: str) -> Key:
         """Return the key of a purpose."""
-        return jax.random.fold_in(self.key, number)
+        return key_for(self.key, name)
 
-    def random(self, *numbers: int) -> np.random.Generator:
+    def random(self, name: str) -> np.random.Generator:
         """Return NumPy's random numbers of a purpose."""
-        return np.random.default_rng([int(jax.random.key_data(self.key)[-1]), *numbers])
+        return np.random.default_rng(np.asarray(jax.random.key_data(self.key_for(name))))
 
-    def choose(self, count: int, number: int) -> np.ndarray:
+    def choose(self, count: int, name: str) -> np.ndarray:
         """Choose elites at random, without repetition, in order: at most `count` rows `[n]`."""
-        return np.sort(self.random(number).permutation(len(self.archive))[:count])
+        return np.sort(self.random(name).permutation(len(self.archive))[:count])
 
     def keep(self, suite: Suite, name: str, compute: Callable[[], T], blank: T) -> T:
         """Return what `compute` makes, or what an earlier run with an equal suite left; see `Hooks.remember`."""

@@ -29,7 +29,7 @@ def run(config: Config, workdir: Path) -> None:
     checkpoint, total, settings = folder / "checkpoint", config.archive.iterations, configs.search_of(config)
     task, quiet = configs.task_of(config), configs.task_of(config, reset_noise=config.archive.search_noise)
     search, _, grid = make_search(task, settings, search_task=quiet, mesh=mesh)
-    key, about = stages.key_of(config, 0), configs.as_json(config, *SECTIONS)
+    key, about = stages.key_of(config, "archive"), configs.as_json(config, *SECTIONS)
     state, history = start_search(search, key, mesh), []
 
     if storage.exists(checkpoint):

@@ -19,6 +19,7 @@ from ldpol.distillation import DistillConfig, published
 from ldpol.errors import UserError
 from ldpol.evaluation import suites
 from ldpol.evaluation.context import Suite
+from ldpol.reference import check_split
 from ldpol.rollout import RolloutConfig
 from ldpol.search.archive_search import SEARCHES, SearchConfig
 from ldpol.settings import SettingsError
@@ -37,8 +38,8 @@ VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in S
 SMALL_UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
 """A small UNet to compare our MLP with: settings of `train.denoiser.architecture`."""
 SUITES = {suite.name: suite for suite in suites.ALL}
-ELSEWHERE = ("episodes", "rollout", "chunk", "hidden")
-"""Fields of the library's settings that a config keeps in one place for all stages."""
+SHARED = ("episodes", "rollout", "chunk")
+"""Fields of `DistillConfig` that a config keeps in one place for all stages."""
 
 
 def base(task: str) -> Config:
@@ -48,26 +49,24 @@ def base(task: str) -> Config:
     config.task = ConfigDict({"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3})
     config.policy = ConfigDict({"hidden": SearchConfig.hidden})
     config.rollout = ConfigDict({"device": dataclasses.asdict(RolloutConfig()), "chunk": DistillConfig.chunk})
-    config.archive = as_section(SearchConfig())
+    config.archive = as_section(SearchConfig(), "hidden", "rollout")
     # Reset noise while MAP-Elites searches; verification and PPGA have the task's.
     config.archive.update(search_noise=0.0, checkpoint_every=10)
-    config.train = as_section(DistillConfig())
+    config.train = as_section(DistillConfig(), *SHARED)
     config.train.held_out = ConfigDict({"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)})
     config.train.update(steps_per_call=200, checkpoint_seconds=20.0)
     # Other suites: guidance, composition, language, sequencing, cutout and steadiness, which take minutes more.
     config.eval = ConfigDict({"suites": ("reconstruction",), "episodes": DistillConfig.episodes})
     for name, suite in SUITES.items():
-        section = as_section(suite())
-        if isinstance(suite, type) and issubclass(suite, suites.Sequencing):
-            section.episodes = suite.episodes
+        section = as_section(suite(), "rollout")
         config.eval.update(section if name == "reconstruction" else {name: section})
     return config
 
 
-def as_section(settings: Any) -> Config:
-    """Return a settings dataclass as a config section, without what lies elsewhere in the config."""
+def as_section(settings: Any, *elsewhere: str) -> Config:
+    """Return a settings dataclass as a config section, without fields that lie elsewhere in the config."""
     values = dataclasses.asdict(settings)
-    return ConfigDict({name: value for name, value in values.items() if name not in ELSEWHERE})
+    return ConfigDict({name: value for name, value in values.items() if name not in elsewhere})
 
 
 def build(cls: type[T], section: Config, path: str, **elsewhere: Any) -> T:
@@ -170,6 +169,8 @@ def check(config: Config) -> None:
     search_of(config)
     distill_of(config)
     task = task_of(config)
+    held_out = config.train.held_out
+    check_split(held_out.fraction, (held_out.low, held_out.high), task.measures)
     for suite in suites_of(config):
         suite.check_task(task)
 
@@ -293,7 +294,7 @@ def vary(config: Config, variant: str) -> Config:
     if scale == "paper":
         _published_ppga(config)
         config.train.held_out.update(fraction=0.0, low=(), high=())
-        config.train.update(as_section(published(distill_of(config))))
+        config.train.update(as_section(published(distill_of(config)), *SHARED))
     if search:
         config.archive.search = search
     if variant == "ppga_paper" and config.task.name != "ant":

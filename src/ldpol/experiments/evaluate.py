@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ldpol import generator_file as generators
@@ -20,7 +19,6 @@ from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.keeping import KIND, Keeper, check_equal
 from ldpol.experiments.train import hold_out
-from ldpol.reference import Split
 
 SECTIONS = ("seed", "task", "policy")
 
@@ -50,13 +48,13 @@ def run(config: Config, workdir: Path) -> None:
     player = stages.player_of(config, task, stored)
     archive = stages.reevaluated(config, workdir, stored, task, player)
     # What training really held out, whatever the config says now.
-    parts = hold_out(stored, trained["seed"], trained["config"]["train"]["held_out"])
+    parts = hold_out(archive, trained["seed"], trained["config"]["train"]["held_out"])
     context = open_context(
         generator,
         archive,
         task,
-        key=jax.random.key(config.seed),
-        split=Split(archive, parts.kind, parts.box),
+        key=stages.key_of(config, "evaluate"),
+        split=parts,
         player=player,
         observations=lambda: _states(workdir),
     )

@@ -12,14 +12,15 @@ from ldpol.archive import Archive
 from ldpol.experiments import configs
 from ldpol.experiments.configs import Config
 from ldpol.experiments.keeping import Keeper
+from ldpol.keys import key_for
 from ldpol.player import Player, make_player
 from ldpol.tasks import Task
 from ldpol.types import Key
 
 
-def key_of(config: Config, number: int) -> Key:
-    """Return the key of a stage: 0 searches, 1 trains, 3 evaluates the elites again."""
-    return jax.random.fold_in(jax.random.key(config.seed), number)
+def key_of(config: Config, stage: str) -> Key:
+    """Return the key of a stage."""
+    return key_for(jax.random.key(config.seed), stage)
 
 
 def elites_of(workdir: Path) -> Path:
@@ -59,4 +60,4 @@ def reevaluated(config: Config, workdir: Path, archive: Archive, task: Task, pla
         return about
 
     hooks = Keeper("archive", workdir / "archive", same).hooks
-    return reference.reevaluate(archive, task, key=key_of(config, 3), player=player, hooks=hooks)
+    return reference.reevaluate(archive, task, key=key_of(config, "reevaluate"), player=player, hooks=hooks)

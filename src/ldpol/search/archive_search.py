@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from ldpol.archive import Archive, Grid, from_qdax, make_grid
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.policy import PolicyShape
 from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
 from ldpol.search.loop import Search, SearchState, in_turn
@@ -21,8 +22,6 @@ from ldpol.tasks import Task
 from ldpol.types import Array, Key
 
 SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
-START = 2**32 - 1
-"""Folded into the key for the state that a search starts from; the other numbers are its iterations."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def make_search(
 
 def start_search(search: Search, key: Key, mesh: Mesh) -> SearchState:
     """Return the state before the first iteration, on all devices."""
-    return jax.jit(search.init, out_shardings=copied_to(mesh))(jax.random.fold_in(key, START))
+    return jax.jit(search.init, out_shardings=copied_to(mesh))(key_for(key, "start"))
 
 
 def compile_step(search: Search, mesh: Mesh) -> Any:

@@ -52,7 +52,7 @@ class Composition:
         if context.task.measures < 2:
             context.without(self.name, f"{context.task.name} has one measure only and nothing to compose")
             return Result({"composition": {}, "free": {}})
-        reference = rows_of(context.reference, context.choose(self.conditions, 7))
+        reference = rows_of(context.reference, context.choose(self.conditions, "composition/conditions"))
         requests = build_requests(np.asarray(reference.measures))
         scores = {}
         for name, ways, sample, rows in (
@@ -60,7 +60,7 @@ class Composition:
             ("composition", COMPOSED, _composed, requests.composed),
         ):
             title = f"compositions ({', '.join(ways)})"
-            found = context.sample(self, name, title, sample, rows, context.key_for(9), rows["pair"])
+            found = context.sample(self, name, title, sample, rows, context.key_for("composition"), rows["pair"])
             scores |= by_way(ways, found.score)
         composed = composition_metrics(context.archive.grid, reference, scores, context.task.fitness_offset)
         return Result({"composition": composed, "free": free_metrics(reference, scores)})

@@ -54,7 +54,7 @@ class Guidance:
     def run(self, context: Context) -> Result:
         """Measure; differences are to scale 1, paired, with their intervals."""
         grid, scales = context.archive.grid, np.asarray(self.scales, np.float32)
-        rows = context.choose(self.conditions, 4)
+        rows = context.choose(self.conditions, "guidance/conditions")
         reference = rows_of(context.reference, rows)
         requests = {
             "measures": np.tile(reference.measures, (len(scales), 1)),
@@ -62,7 +62,7 @@ class Guidance:
         }
         pair = np.tile(np.arange(len(rows), dtype=np.int32), len(scales))
         title = f"guidance {', '.join(f'{scale:g}' for scale in scales)}"
-        score = context.sample(self, "guidance", title, _guided, requests, context.key_for(9), pair).score
+        score = context.sample(self, "guidance", title, _guided, requests, context.key_for("guidance"), pair).score
         spread = self.diversity(context)
         parts = [rows_of(score, np.arange(len(rows)) + i * len(rows)) for i in range(len(scales))]
         errors = [np.linalg.norm(part.measures - reference.measures, axis=-1) for part in parts]
@@ -83,10 +83,10 @@ class Guidance:
 
         They act in states of all elites alike, so that the scales differ in their policies only.
         """
-        targets = np.asarray(context.reference.measures)[context.choose(self.diverse, 5)]
+        targets = np.asarray(context.reference.measures)[context.choose(self.diverse, "guidance/diverse")]
         seen = context.observations()
-        seen = jnp.asarray(seen[context.random(6).integers(0, len(seen), self.observations)])
-        keys = jax.vmap(partial(jax.random.fold_in, context.key_for(5)))(jnp.arange(len(targets)))
+        seen = jnp.asarray(seen[context.random("guidance/observations").integers(0, len(seen), self.observations)])
+        keys = jax.vmap(partial(jax.random.fold_in, context.key_for("guidance/diversity")))(jnp.arange(len(targets)))
         keys = jax.vmap(lambda key: jax.random.split(key, self.samples))(keys)
         targets = jnp.asarray(targets)
         found = []

@@ -48,14 +48,18 @@ class HeldOutRegion:
             return Result({"cutout": {}})
         asked = np.repeat(targets, self.draws, 0)
         title = "the held-out box"
-        generated = context.sample(self, "cutout", title, sample_measures, asked, context.key_for(7)).score
+        generated = context.sample(
+            self, "cutout", title, sample_measures, asked, context.key_for("held out region/generated")
+        ).score
         # Neighbours among what training saw: the generator knows the random held-out elites no more than the box.
         rows = np.flatnonzero(kind == TRAINED)
         known = jnp.asarray(np.asarray(context.reference.measures)[rows])
         chosen = rows[np.asarray(jax.vmap(partial(nearest, measures=known))(jnp.asarray(targets)))[:, 0]]
         policies = jax.tree.map(lambda leaf: np.asarray(leaf)[np.repeat(chosen, self.draws)], context.archive.policies)
         title = "nearest elites outside the box"
-        neighbours = context.evaluate(self, "cutout_nearest", title, policies, context.key_for(8)).score
+        neighbours = context.evaluate(
+            self, "cutout_nearest", title, policies, context.key_for("held out region/nearest")
+        ).score
         return Result({"cutout": cutout_metrics(grid, targets, originals, generated, neighbours, self.draws)})
 
     @staticmethod

@@ -64,7 +64,7 @@ class Sentences:
         assert language is not None
         grammar = grammar_of(context.task, traits[context.split.kind == TRAINED])
         names = grammar.levels.names
-        rows = context.choose(self.elites, 20)
+        rows = context.choose(self.elites, "language/elites")
         said: dict[str, list[Caption]] = {
             split: [captions(grammar, traits[row], count=1, seed=(21, int(row)), split=split)[0] for row in rows]  # type: ignore[arg-type]
             for split in SPLITS
@@ -74,10 +74,10 @@ class Sentences:
         # The same elite, and the same random numbers, whatever the words.
         pair = np.tile(np.arange(len(rows), dtype=np.int32), 2)
         title = "policies from captions, of training phrasings and others"
-        spoken = context.sample(self, "language", title, _spoken, {"text": read}, context.key_for(9), pair)
+        spoken = context.sample(self, "language", title, _spoken, {"text": read}, context.key_for("language"), pair)
         elites = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], context.archive.policies)
         title = "the captions' own elites, again"
-        again = context.evaluate(self, "language_ceiling", title, elites, context.key_for(21))
+        again = context.evaluate(self, "language_ceiling", title, elites, context.key_for("language/elites again"))
 
         count = len(rows)
         result: dict[str, Any] = {"captions": count}
@@ -117,7 +117,7 @@ class Sentences:
         requests = {"quality": np.repeat(asked, self.draws)}
         pair = np.tile(np.arange(self.draws, dtype=np.int32), self.ranks)
         title = "policies by rank of fitness alone"
-        found = context.sample(self, "quality", title, _ranked, requests, context.key_for(9), pair)
+        found = context.sample(self, "quality", title, _ranked, requests, context.key_for("language/ranks"), pair)
         known = np.sort(np.asarray(context.reference.fitness)[context.split.kind == TRAINED])
         fitness = np.asarray(found.score.fitness).reshape(self.ranks, self.draws)
         rank = np.searchsorted(known, fitness) / len(known)

@@ -53,7 +53,7 @@ class Reconstruction:
     def run(self, context: Context) -> Result:
         """Measure."""
         archive, reference, task = context.archive, context.reference, context.task
-        keys = jax.random.split(context.key_for(2), 5)
+        keys = jax.random.split(context.key_for("reconstruction"), 5)
         ceiling = context.evaluate(self, "ceiling", "the archive a second time", archive.policies, keys[0]).score
 
         def sample(name: str, title: str, targets: Array | np.ndarray, key: Array) -> Score:
@@ -61,7 +61,7 @@ class Reconstruction:
 
         generated = sample("generated", "one sample per condition", reference.measures, keys[1])
         # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
-        asked = rows_of(ceiling, context.choose(self.unseen, 1))
+        asked = rows_of(ceiling, context.choose(self.unseen, "reconstruction/unseen"))
         unseen = sample("unseen", "measures training never saw", asked.measures, keys[2])
         places = np.asarray(jax.random.uniform(keys[3], (self.uniform, task.measures)))
         targets = archive.grid.unscaled(places).astype(np.float32)

@@ -110,7 +110,9 @@ class Sequencing:
         task, grid, count = context.task, context.archive.grid, self.sequences
         measures = np.asarray(context.reference.measures)
         places = jnp.arange(len(measures))[:, None]
-        elites = np.asarray(draw_sequences(context.key_for(10), places, count, self.segments))[..., 0]
+        elites = np.asarray(draw_sequences(context.key_for("sequencing/sequences"), places, count, self.segments))[
+            ..., 0
+        ]
         targets, number = measures[elites], np.arange(count, dtype=np.int32)
 
         # Samples and elites go through one program, a flag says which: physics takes long to compile.
@@ -192,7 +194,7 @@ class Sequencing:
         def compute() -> dict[str, Any]:
             size = -(-self.chunk // mesh.size) * mesh.size
             with context.hooks.progress(title, count, "sequence") as done:
-                key = context.key_for(12)
+                key = context.key_for("sequencing")
                 return over_chunks(program, rows, key, size=size, mesh=mesh, done=done, numbers=numbers)
 
         return context.keep(self, name, compute, BLANK)
@@ -206,7 +208,7 @@ class Sequencing:
         """
         traits = np.asarray(context.archive.traits)
         grammar = grammar_of(context.task, traits[context.split.kind == TRAINED])
-        random = context.random(13)
+        random = context.random("sequencing/sentences")
         said, true_of = [], []
         for place, row in enumerate(elites.reshape(-1).tolist()):
             said += captions(grammar, traits[row], count=1, seed=(13, place))

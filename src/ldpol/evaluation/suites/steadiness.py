@@ -16,6 +16,8 @@ from ldpol.settings import check
 from ldpol.tasks import Task
 from ldpol.types import Behaviour, Key, PyTree, Score, mean_score
 
+PLAYED = ("elites", "generated")
+
 
 @dataclass(frozen=True)
 class Steadiness:
@@ -39,7 +41,7 @@ class Steadiness:
         """Measure."""
         targets, player = np.asarray(context.reference.measures), context.player
         requests = {"measures": targets, "number": np.arange(len(targets), dtype=np.int32)}
-        key, draw_key = context.key_for(30), context.key_for(31)
+        draw_key = context.key_for("steadiness/draws")
 
         def generate(requests: PyTree, keys: Key) -> Behaviour:
             # The keys decide the episodes; every play is of the same policies.
@@ -49,7 +51,7 @@ class Steadiness:
 
         elites, generated = [context.reference], []
         for number in range(self.plays):
-            elite_key, generated_key = (jax.random.fold_in(jax.random.fold_in(key, number), i) for i in range(2))
+            elite_key, generated_key = (context.key_for(f"steadiness/{whose} {number}") for whose in PLAYED)
             title = f"steadiness ({number + 1}/{self.plays})"
             if number:
                 name, whose = f"steadiness_elites_{number + 1}", f"{title}, elites"

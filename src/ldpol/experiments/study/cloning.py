@@ -64,7 +64,7 @@ def _train(ground: Ground, row: Row, data: Dataset) -> Cloned:
     """Train the policy; between rounds it plays, and the elites say what they would do where it went."""
     section = ground.config.train
     config, descent = _sizes(ground, row)
-    init_key, train_key, dagger_key = jax.random.split(ground.key(8), 3)
+    init_key, train_key, dagger_key = jax.random.split(ground.key("clone"), 3)
     normal = normaliser(data)
     state = jax.jit(partial(cloned.start, config, descent))(data, init_key)
 

@@ -23,6 +23,7 @@ from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.keeping import KIND, Keeper
 from ldpol.experiments.train import hold_out
+from ldpol.keys import key_for
 from ldpol.measures import nearest
 from ldpol.player import Player, make_player, sample_policies
 from ldpol.precision import expand
@@ -95,9 +96,9 @@ class Ground:
         weights = elite_weights(np.asarray(trained.fitness), measures, **self.config.train.weights)
         return jnp.asarray(weights)
 
-    def key(self, number: int) -> Key:
-        """Return the key of a purpose: 2 is the evaluation's, as in the evaluate stage."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), number)
+    def key(self, name: str) -> Key:
+        """Return the key of a purpose; the evaluation's is that of the evaluate stage."""
+        return key_for(stages.key_of(self.config, "evaluate"), name)
 
     def score(self, name: str, model: Model) -> tuple[Score, float]:
         """Ask a model for every elite's measures once and play what it gives; scores and seconds."""
@@ -118,7 +119,7 @@ class Ground:
         def program(wanted: PyTree, keys: Key) -> Behaviour:
             return player.play(draw(tree, wanted, keys), keys)
 
-        key = jax.random.split(self.key(2), 5)[1]
+        key = jax.random.split(self.key("reconstruction"), 5)[1]
         title, rows = f"rollouts of {name}", self.reference.measures
         found = hooks.remember(
             name, {}, lambda: player.over(program, rows, key, title=title, progress=hooks.progress), BLANK
@@ -168,12 +169,12 @@ def prepare(config: Config, workdir: Path, archive: Archive, identity: str, play
     found = stages.reevaluated(config, folder, archive, task, player)
     about = {"archive": identity, "seed": config.seed, "episodes": config.eval.episodes}
     hooks = Keeper("study", folder / "passes", lambda depends_on: about).hooks
-    key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2), 5)[0]
+    key = jax.random.split(key_for(stages.key_of(config, "evaluate"), "reconstruction"), 5)[0]
     title = f"seed {config.seed}, the archive a second time"
     ceiling = hooks.remember(
         "ceiling", {}, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
     )
-    kind = hold_out(archive, config.seed, config.train.held_out).kind
+    kind = hold_out(found, config.seed, config.train.held_out).kind
     reference = Score(np.asarray(found.fitness), np.asarray(found.measures), np.asarray(found.fitness))  # type: ignore[arg-type]
     return Ground(config, folder, task, archive, identity, kind, reference, ceiling.score, player)
 
@@ -204,7 +205,7 @@ def diversity(ground: Ground, section: Config, data: Dataset, model: Model | Non
     rows = np.sort(np.random.default_rng([ground.config.seed, 7]).permutation(len(trained))[: section.conditions])
     states = jnp.asarray(np.asarray(data.states)[rows, : min(section.states, int(data.filled))])
     measures = trained.measures[rows]
-    keys = jax.random.split(ground.key(6), (len(rows), section.samples))
+    keys = jax.random.split(ground.key("diversity"), (len(rows), section.samples))
 
     def elites(policies: Params, places: Array, keys: Key, wanted: Array, seen: Array) -> Array:
         near = nearest(wanted, places, keys.shape[0])

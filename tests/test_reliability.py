@@ -1,0 +1,98 @@
+"""Which elites the decoder reproduces: against a decoder and a game that can be written out by hand."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldpol.archive import Grid
+from ldpol.distillation.config import VerifyConfig
+from ldpol.distillation.encoder import Posterior
+from ldpol.distillation.reliability import decoding_errors, reliability_weights
+from ldpol.hooks import Hooks
+from ldpol.player import Player
+from ldpol.rollout import policy_mesh
+from ldpol.types import Behaviour, Score
+
+GRID = Grid((10, 10), (0.0, 0.0), (2.0, 2.0))
+COUNT = 12
+MEASURES = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, (COUNT, 2)), jnp.float32)
+POSTERIOR = Posterior(
+    jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None] * jnp.ones((2, 2, 1)),
+    jnp.full((COUNT, 2, 2, 1), 0.3),
+)
+
+
+@jax.jit
+def decode(latents, measures):
+    return {"latent": latents, "measures": measures}
+
+
+@jax.jit
+def play(policies, keys):
+    """A game in which a policy overshoots its measures by a hundredth of the mean of its latent."""
+    del keys
+    over = 0.01 * policies["latent"].mean((1, 2, 3))
+    measures = GRID.unscaled(policies["measures"] + over[:, None])
+    return Behaviour(Score(over, measures, over), jnp.zeros((len(over), 0)))
+
+
+def errors(rounds=2, key=0, hooks=Hooks(), play=play):  # noqa: B008
+    return decoding_errors(
+        POSTERIOR,
+        MEASURES,
+        decode=decode,
+        player=Player(play, 1, 8, policy_mesh()),
+        grid=GRID,
+        config=VerifyConfig(rounds=rounds),
+        noise=0.0075,
+        key=jax.random.key(key),
+        depends_on={},
+        hooks=hooks,
+    )
+
+
+def test_an_error_is_the_distance_from_the_given_measures_to_the_achieved():
+    """Latents are an elite's number and noise; two draws and four places make that small."""
+    logged = []
+    found = errors(hooks=Hooks(log=lambda phase, number, metrics: logged.append((phase, number, metrics["error"]))))
+    np.testing.assert_allclose(found, 0.01 * np.sqrt(2) * np.arange(COUNT), atol=0.01)
+    assert (found != 0.01 * np.sqrt(2) * np.arange(COUNT)).any()
+    assert [(phase, number) for phase, number, _ in logged] == [("verify", 1), ("verify", 2)]
+    np.testing.assert_allclose(np.mean([mean for *_, mean in logged]), found.mean(), rtol=1e-5)
+
+
+def test_rounds_that_were_kept_are_not_evaluated_again():
+    """A third round after two that were kept: bit for bit what it would have been in one go."""
+    kept = {}
+
+    def memo(name, depends_on, compute):
+        place = (name, depends_on["round"])
+        kept[place] = kept[place] if place in kept else compute()
+        return kept[place]
+
+    whole = errors(rounds=3)
+    errors(rounds=2, hooks=Hooks(memo=memo))
+    np.testing.assert_array_equal(errors(rounds=3, hooks=Hooks(memo=memo)), whole)
+    told = []
+    log = lambda phase, number, metrics: told.append(number)  # noqa: E731
+    np.testing.assert_array_equal(errors(rounds=3, hooks=replace(Hooks(memo=memo), log=log), play=None), whole)
+    assert told == [1, 2, 3]  # the history of an interrupted training lacks nothing
+    assert not np.array_equal(errors(rounds=3, key=1), whole)
+
+
+def test_without_rounds_all_elites_weigh_alike():
+    np.testing.assert_array_equal(reliability_weights(errors(rounds=0, play=None), 1.0), np.ones(COUNT))
+
+
+def test_weights_by_hand():
+    """Errors of zero, one, and two medians, at a tolerance of one: a Gaussian, and the same in any unit."""
+    expected = np.exp([0.0, -0.5, -2.0])
+    for unit in (0.01, 7.0):
+        found = reliability_weights(unit * np.array([0.0, 1.0, 2.0]), 1.0)
+        np.testing.assert_allclose(found, expected / expected.mean(), rtol=1e-6)
+    np.testing.assert_allclose(reliability_weights(np.array([0.0, 1.0, 2.0]), 1e3), 1.0, atol=1e-5)
+    with pytest.raises(ValueError, match="tolerance of verified elites must be positive, found 0"):
+        reliability_weights(np.ones(3), 0.0)
