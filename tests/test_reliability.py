@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy import make_toy
 
-from ldpol.archive import Grid
+from ldpol.archive import Archive, Grid
 from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior
-from ldpol.distillation.reliability import decoding_errors, reliability_weights
+from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
 from ldpol.hooks import Hooks
 from ldpol.player import Player
 from ldpol.rollout import policy_mesh
@@ -39,8 +40,12 @@ def play(policies, keys):
     return Behaviour(Score(over, measures, over), jnp.zeros((len(over), 0)))
 
 
-def errors(rounds=2, key=0, hooks=Hooks(), play=play):  # noqa: B008
-    return decoding_errors(
+def errors(**how):
+    return verify(**how).errors
+
+
+def verify(rounds=2, key=0, hooks=Hooks(), play=play):  # noqa: B008
+    return verify_draws(
         POSTERIOR,
         MEASURES,
         decode=decode,
@@ -83,8 +88,25 @@ def test_rounds_that_were_kept_are_not_evaluated_again():
     assert not np.array_equal(errors(rounds=3, key=1), whole)
 
 
-def test_without_rounds_all_elites_weigh_alike():
-    np.testing.assert_array_equal(reliability_weights(errors(rounds=0, play=None), 1.0), np.ones(COUNT))
+def test_without_rounds_there_is_nothing_to_know():
+    assert verify(rounds=0, play=None) is None
+
+
+def test_kept_draws_are_what_was_evaluated():
+    """Every row's policy is decoded again from what is kept, plays the game, and does what its row says."""
+    verified = verify()
+    archive = Archive(
+        {"params": {}}, jnp.arange(COUNT, dtype=jnp.float32) / 100, GRID.unscaled(MEASURES), grid=GRID, task="toy"
+    )
+    bank = keep_draws(verified, archive, make_toy(), jnp.ones(COUNT), grid=GRID, rows=15)
+    assert len(bank) == 15
+    policies = decode(bank.levels * bank.step, bank.given / 255)
+    again = GRID.scaled(play(policies, None).score.measures)
+    np.testing.assert_allclose(bank.measures, np.clip(again, 0, 1), atol=0.51 / 255)
+    # Fitness of the game is the overshoot, 0 ... 0.11; the elites' are 0.00, 0.01, ..., 0.11.
+    overshoot = np.asarray(play(policies, None).score.fitness)
+    quality = np.asarray(bank.values)[:, bank.columns.index("quality")]
+    np.testing.assert_allclose(quality, np.ceil(np.clip(overshoot * 100, 0, COUNT)) / COUNT, atol=1 / COUNT)
 
 
 def test_weights_by_hand():

@@ -66,6 +66,11 @@ def sample_measures(model: PolicyGenerator, key: Key, measures: Array) -> Params
     return model.sample(key, measures)
 
 
+def sample_blind(model: PolicyGenerator, key: Key, measures: Array) -> Params:
+    """Sample a policy for measures `[M]` by diffusion alone."""
+    return model.sample(key, measures, verified=False)
+
+
 @partial(jax.jit, static_argnames=("sample", "mesh"))
 def draw(sample: Sample, model: PolicyGenerator, requests: PyTree, keys: Key, mesh: Mesh) -> Params:
     """Sample one policy per request, split over the devices.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Grid
-from ldpol.evaluation.context import Context, Result, rows_of, sample_measures
+from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.metrics import compare, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
 from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
@@ -68,6 +68,15 @@ class Reconstruction:
         uniform = sample("uniform", "uniform conditions", targets, keys[4])
         scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
         metrics = reconstruction_metrics(context, scores, uniform, targets)
+        if context.generator.bank is not None:
+            key = context.key_for("reconstruction/blind")
+            title = "one sample per condition, by diffusion alone"
+            blind = context.sample(self, "blind", title, sample_blind, reference.measures, key).score
+            held_out = context.split.kind == HELD_OUT
+            metrics["blind"] = compare(archive.grid, reference, blind, task.fitness_offset)
+            if held_out.any():
+                part = rows_of(reference, held_out), rows_of(blind, held_out)
+                metrics["blind"]["held_out"] = compare(archive.grid, *part, task.fitness_offset)
         metrics["unseen"] = compare(archive.grid, asked, unseen, task.fitness_offset)
         metrics["episodes"] = context.player.episodes
         return Result(metrics, _arrays(context, scores, uniform, targets))
@@ -87,6 +96,7 @@ class Reconstruction:
         }
         rows = (
             ("Generated", "one sample per condition", True, metrics),
+            ("by diffusion alone", "without verified draws", False, metrics.get("blind")),
             ("on trained elites", "", False, metrics.get("trained")),
             ("on held-out elites", "never trained on", False, held_out),
             ("in the held-out box", "never trained on", False, metrics.get("held_out_box")),
