@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join([*QUICK, *SLOW]), help="scenarios, separated by commas")
     parser.add_argument("--kills", type=int, default=SLOW["kills"][1], help="kill -9 in all (default: 20)")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that one command may take")
+    parser.add_argument("--minutes", type=float, default=600.0, help="after which no kill begins (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="JSON file for the table")
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             random = np.random.default_rng([options.seed, number])
             if name in SLOW and stages is None:
-                stages = Stages(options.config, folder / "stages", options.limit)
+                stages = Stages(options.config, folder / "stages", options.limit, begun + 60 * options.minutes)
             if name in ("full", "read_only") and (os.geteuid() != 0 or shutil.which("setpriv") is None):
                 rows[name] = {"skipped": "needs root", "bad": 0}
                 continue

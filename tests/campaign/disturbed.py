@@ -30,8 +30,8 @@ def say(text: str) -> None:
 class Stages:
     """Runs stages of one config, and remembers how a run ends that nobody disturbs."""
 
-    def __init__(self, config: str, folder: Path, limit: float) -> None:
-        self.config, self.folder, self.limit = config, folder, limit
+    def __init__(self, config: str, folder: Path, limit: float, deadline: float) -> None:
+        self.config, self.folder, self.limit, self.deadline = config, folder, limit, deadline
         self.reference = folder / "reference"
         self.seconds: dict[str, float] = {}
         for stage in STAGES:
@@ -132,7 +132,7 @@ def kills(stages: Stages, count: int, random: np.random.Generator) -> dict[str, 
     order = iter(random.permutation(len(plan)).tolist())
     rows: list[dict[str, Any]] = []
     left, rounds, bad = [plan[i] for i in order], 0, 0
-    while left:
+    while left and time.monotonic() < stages.deadline:
         stage = STAGES[rounds % len(STAGES)]
         workdir = stages.ready_for(stage, f"kills{rounds}")
         rounds += 1
@@ -163,7 +163,7 @@ def kills(stages: Stages, count: int, random: np.random.Generator) -> dict[str, 
         say(f"kills: round {rounds}, {stage}: {'equal' if not different else different}, {rest} files left over")
         shutil.rmtree(workdir)
     by_signal = {name: sum(row["signal"] == name for row in rows) for name in ("SIGKILL", "SIGTERM", "SIGINT")}
-    return {"hits": by_signal, "rounds": rounds, "moments": rows, "bad": bad}
+    return {"planned": len(plan), "hits": by_signal, "rounds": rounds, "moments": rows, "bad": bad}
 
 
 def two(stages: Stages, count: int, random: np.random.Generator) -> dict[str, Any]:
