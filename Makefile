@@ -15,7 +15,7 @@ RUN = --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo archive train eval report test lint types bench constraints clean
+.PHONY: help setup demo archive train eval report test lint types bench fuzz chaos constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +54,12 @@ bench: $(STAMP) ## Measure speed and memory into results/
 	$(PY) benchmarks/rollout.py --out results/bench_rollout.json
 	$(PY) benchmarks/generation.py --out results/bench_generation.json
 	$(PY) benchmarks/training.py --out results/bench_training.json
+
+fuzz: $(STAMP) ## Damage saved things in 1,000 ways and read them, into results/fuzz.json
+	cd tests && ../$(PY) -m campaign fuzz --out ../results/fuzz.json $(ARGS)
+
+chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json (about two hours on two cores)
+	cd tests && ../$(PY) -m campaign chaos --out ../results/chaos.json $(ARGS)
 
 constraints: ## Renew constraints.txt with the newest versions (use the oldest supported Python)
 	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 130' INT TERM; \

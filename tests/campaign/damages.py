@@ -101,9 +101,10 @@ def swapped_blocks(file: Path, random: Random) -> None:
     rewrite(file, change)
 
 
-def line_ends(file: Path, random: Random) -> None:
+def as_text(file: Path, random: Random) -> None:
     """Copied as text."""
-    rewrite(file, lambda content: content.replace(b"\n", b"\r\n"))
+    text = file.read_bytes().decode("ascii", errors="replace").replace("\n", "\r\n")
+    file.write_bytes(text.encode("ascii", errors="replace"))
 
 
 def other_content(file: Path, random: Random) -> None:
@@ -161,7 +162,7 @@ def no_checksum(file: Path, random: Random) -> None:
 
 ACCIDENTS: tuple[Damage, ...] = (
     *(flip_bit, flip_bit_of_header, noise, zeros, cut, empty, appended, sparse, shifted, doubled, swapped_blocks),
-    *(line_ends, other_content, nested, missing, a_folder, a_pipe, a_link_to_nowhere, a_link_to_itself, a_neighbour),
+    *(as_text, other_content, nested, missing, a_folder, a_pipe, a_link_to_nowhere, a_link_to_itself, a_neighbour),
     *(left_beside, no_checksum),
 )
 

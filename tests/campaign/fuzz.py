@@ -1,6 +1,6 @@
 """Hurt saved things in many ways and see what reading them does.
 
-    python -m campaign.fuzz --out ../results/fuzz.json        (from tests/; `make fuzz`)
+    python -m campaign fuzz --out ../results/fuzz.json        (from tests/; `make fuzz`)
 
 Every case copies something whole, damages one file of it at random and reads it. What may come of it:
 
@@ -20,7 +20,6 @@ import argparse
 import json
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ import jax
 import numpy as np
 
 from campaign import damages
+from ldpol.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 45.0
@@ -68,8 +68,8 @@ def alarm(*_: object) -> None:
 def same(one: Any, other: Any) -> bool:
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in pairs)
+    pairs = [map(np.asarray, pair) for pair in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)]
+    return all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
 
 
 def sound(value: Any) -> bool:
@@ -79,9 +79,7 @@ def sound(value: Any) -> bool:
 
 
 def one_line(error: BaseException) -> bool:
-    from ldpol.experiments.errors import is_ours
-
-    return isinstance(error, ValueError | OSError) and is_ours(error) and "\n" not in str(error)
+    return isinstance(error, UserError | OSError) and "\n" not in str(error)
 
 
 def judge(thing: Thing, folder: Path, whole: Any, limit: float = LIMIT) -> tuple[str, str]:
@@ -162,16 +160,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     options = parser.parse_args(arguments)
     from campaign.things import THINGS
-    from ldpol import storage
-    from ldpol.session import provenance
+    from ldpol import session, storage
 
     found = run(THINGS, options.cases, options.seed)
     result = {"cases": options.cases, "limit": LIMIT, "totals": totals(found["counts"])} | found
     print(json.dumps(result["totals"], indent=1))
     if options.out is not None:
-        storage.write_json(options.out, result | provenance({"cases": options.cases}, options.seed))
+        storage.write_json(options.out, result | session.provenance({"cases": options.cases}, options.seed))
     return 1 if found["bad"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
