@@ -284,26 +284,30 @@ def _by_seed(
 # Speed
 
 
+SCORERS = {
+    "ldpol": "`ldpol`",
+    "qdax": "`vmap` that stores transitions, as QDax's scorer",
+    "qdax, sharded": "the same, sharded over the cores",
+    "physics": "bare physics, no policies",
+}
+
+
 def rollouts() -> str:
-    found = read("bench_rollout")["results"]
-    over = found["ldpol_over"]["qdax"]
-    parts, lengths = ("temporaries", "outputs"), ("250", "1000")
-    memory = {
-        who: [sum(found["memory"][who][length][part] for part in parts) / 1e6 for length in lengths]
-        for who in ("ldpol", "qdax")
-    }
+    rates = read("bench_rollout")["results"]["steps_per_second"]
+    rows = [
+        (SCORERS.get(name, name), *(show(rate.get(kind), ",.0f") for kind in ("full", "useful")))
+        for name, rate in rates.items()
+    ]
+    return table(("steps per second", "episodes of full length", "episodes that end at a fall"), rows)
+
+
+def rollout_memory() -> str:
+    memory, lengths = read("bench_rollout")["results"]["memory"], ("250", "1000")
     rows = []
-    for title, key in (("episodes that end when the walker falls", "useful"), ("episodes of full length", "full")):
-        rates = [found["steps_per_second"][who][key] for who in ("ldpol", "qdax")]
-        rows.append((f"steps per second, {title}", *(f"{rate:,.0f}" for rate in rates), f"{over[key]:.1f} times"))
-    rows.append(
-        (
-            "memory for 256 policies, 250 and 1,000 steps",
-            *(f"{short:.1f} and {long:.1f} MB" for short, long in memory.values()),
-            f"{memory['qdax'][1] / memory['ldpol'][1]:.0f} times less at 1,000",
-        )
-    )
-    return table(("rollouts", "ldpol", "scorer that stores transitions", ""), rows)
+    for name, sizes in memory.items():
+        used = [sum(sizes[length][part] for part in ("temporaries", "outputs")) / 1e6 for length in lengths]
+        rows.append((SCORERS.get(name, name), *(f"{one:.1f} MB" for one in used)))
+    return table(("memory for 256 policies", *(f"{int(length):,} steps" for length in lengths)), rows)
 
 
 def sampling() -> str:
@@ -333,7 +337,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for make in (
         *(summary, reconstruction, guidance, conditions, sentences, ranks, sequences),
         *(sizes, ablations, humanoid, ant, searches, long_search, noise),
-        *(rollouts, sampling, training, denoisers),
+        *(rollouts, rollout_memory, sampling, training, denoisers),
     )
 }
 
