@@ -74,6 +74,7 @@ def ours(base: DistillConfig) -> dict[str, Method]:
         # What the defaults have that these lack: see docs/method.md.
         "raw_observations": changed(autoencoder={"architecture": {"normalise": False}}),
         "unverified": changed(verify={"rounds": 0}),
+        "no_bank": changed(verify={"rows": 0}),
         "all_levels": changed(denoiser={"loss": {"visited": 0.0, "weighting": "target"}}),
         "sample_target": changed(denoiser={"loss": {"target": "sample"}}),
         "eps": changed(denoiser={"loss": {"schedule": "cosine", "parametrisation": "eps"}}),
