@@ -1,9 +1,10 @@
 """Captions: true of their elite, varied, deterministic, disjoint splits; claims and levels by hand."""
 
 import itertools
-import json
 import math
 import re
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from toy import make_toy
 
 from ldpol.language import lexicon
 from ldpol.language.captions import Caption, captions, make_grammar
-from ldpol.language.claims import Claim, levels_from_json, levels_to_json, measure_levels, satisfied
+from ldpol.language.claims import Claim, measure_levels, satisfied
 from ldpol.tasks import SPECS, make_task
 from ldpol.traits import columns
 
+DATA = Path(lexicon.__file__).parent
+SECTIONS = ("verbs", "pace", "body", "sides", "foot")
 TASKS = {name: make_task(name) for name in SPECS}
 
 
@@ -119,6 +122,49 @@ def wordings(task, split):
     yield from lexicon.subjects(task, split)
     for frame in lexicon.FRAMES[split]:
         yield from (part.strip(" ,") for part in re.split(r"\{\w+\}", frame) if part.strip(" ,"))
+
+
+def test_both_splits_have_words_for_the_same_and_all_are_used():
+    """Wordings of the data files with their fields taken out, against those of the meanings of all tasks."""
+    files = {split: tomllib.loads((DATA / f"{split}.toml").read_text()) for split in ("train", "held_out")}
+    layout = {split: {s: set(v) for s, v in words.items() if s != "frames"} for split, words in files.items()}
+    assert layout["train"] == layout["held_out"] and layout["train"].keys() == {*SECTIONS, "subjects"}
+    for split, words in files.items():
+        said = [
+            text
+            for task in TASKS.values()
+            for meaning in (*lexicon.manners(), *lexicon.verbs(task), *lexicon.clauses(task))
+            for text in meaning.wordings(split)
+        ]
+        assert not any("{" in text for text in said)
+        listed = [text for section in SECTIONS for texts in words[section].values() for text in texts]
+        for text in listed:
+            pattern = re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(text)))
+            assert any(pattern.fullmatch(one) for one in said), text
+
+
+FIXED = [
+    "A gait in which a robot covers some distance, at a medium tempo.",
+    "have the robot move forward, keeping the hips high",
+    "the biped must tread forward without hurry with the left foot seldom on the ground",
+    "relying on the right foot and forcefully, move forward, at a leisurely pace",
+    "Your task is to make progress, at an intermediate rate.",
+    "I want it to proceed, at a raised level",
+    "Only occasionally setting the left foot on the floor, a machine on two feet is marching at low velocity.",
+    "Show me a machine on two feet proceeding with very little flight.",
+]
+
+
+def test_captions_of_fixed_traits():
+    """Written down before the words moved into data files: a seed keeps its captions."""
+    grammar, table = grammar_of("walker2d")
+    found = [
+        caption.text
+        for split in ("train", "held_out")
+        for elite in (0, 1)
+        for caption in captions(grammar, table[elite], count=2, seed=(1, elite), split=split)
+    ]
+    assert found == FIXED
 
 
 def within(part, text):
@@ -251,14 +297,6 @@ def test_what_holds_of_all_is_not_said():
     assert any(
         "falling" in c.text for r in random_table(task) for c in captions(grammar_of("walker2d")[0], r, count=9, seed=0)
     )
-
-
-def test_levels_survive_json():
-    grammar, _ = grammar_of("ant")
-    text = json.dumps(levels_to_json(grammar.levels), allow_nan=False)
-    assert levels_from_json(json.loads(text)) == grammar.levels
-    with pytest.raises(ValueError, match="these are not levels.*expected 'names', 'grades' and 'spans'"):
-        levels_from_json({"names": ["height"]})
 
 
 # Claims

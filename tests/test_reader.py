@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from toy import make_toy
 import ldpol
 from ldpol.language.claims import Claim
 from ldpol.language.lexicon import vocabulary
-from ldpol.language.reader import Language, language_from_json, language_to_json, make_encoder, read
+from ldpol.language.reader import Language, language_from_json, language_to_json, load_encoder, read
 from ldpol.language.understanding import TowerConfig, make_tower, understand
 from ldpol.model.condition import nothing
 from ldpol.model.denoiser import make_network
@@ -26,7 +28,7 @@ SAID = ["walk slowly on the left leg", "run"]
 
 @pytest.fixture(scope="module")
 def encoder():
-    return make_encoder("wordllama", LANGUAGE.known)
+    return load_encoder(LANGUAGE)
 
 
 def make_speaking(base=None):
@@ -89,6 +91,34 @@ def test_language_survives_saving(speaking, encoder, tmp_path):
     assert loaded.language == LANGUAGE and loaded.words == 3
     np.testing.assert_array_equal(loaded.read(SAID, encoder), speaking.read(SAID, encoder))
     assert language_from_json(language_to_json(LANGUAGE)) == LANGUAGE
+
+
+def test_a_model_that_reads_with_another_encoder(speaking, tmp_path):
+    dataclasses.replace(speaking, language=LANGUAGE._replace(encoder="t5")).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="trained to read with the encoder 't5'.*it has 'wordllama'"):
+        ldpol.load(tmp_path / "model").read(SAID)
+
+
+def test_sampling_by_measures_needs_no_extra(speaking, monkeypatch):
+    """Only sentences do, and say what to install."""
+    monkeypatch.setitem(sys.modules, "wordllama", None)
+    assert np.isfinite(vector(draw(speaking, jax.random.key(0)))).all()
+    with pytest.raises(ImportError, match=r"not installed: pip install 'ldpol\[language\]'"):
+        speaking.from_text(jax.random.key(0), "run")
+
+
+def test_no_module_imports_the_extra():
+    """In a process of its own, where wordllama cannot be imported."""
+    program = """
+import importlib, pkgutil, sys
+sys.modules["wordllama"] = None
+import ldpol
+for module in pkgutil.walk_packages(ldpol.__path__, "ldpol."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_model_without_language():

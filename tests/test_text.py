@@ -1,10 +1,8 @@
-"""Text encoders and the tower: known vectors, offline loading, bad prompts, padding that must not matter."""
+"""The text encoder and the tower: known vectors, offline loading, bad prompts, padding that must not matter."""
 
-import importlib
 import socket
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +15,14 @@ from test_captions import TASKS, grammar_of
 
 from ldpol.language.captions import captions
 from ldpol.language.lexicon import vocabulary
-from ldpol.language.pretrained import transformers_encoder
-from ldpol.language.text import TextEncoder, clean, is_word, pool, wordllama_encoder, words_of
+from ldpol.language.text import TextEncoder, clean, is_word, wordllama_encoder, words_of
 from ldpol.language.tower import TextTower
+
+
+def means(encoder, texts):
+    """The mean vector of each text's tokens `[n, d]`."""
+    return np.stack([rows[there].mean(0) for rows, there in zip(*encoder.tokens(texts), strict=True)])
+
 
 TEXTS = ["hop on the left foot, fast", "walk", "The robot moves slowly without ever leaving the ground."]
 
@@ -40,11 +43,10 @@ def encoder():
 def test_an_encoder_keeps_the_protocol(encoder):
     checked: TextEncoder = encoder  # for the type checker
     assert checked.width == 256
-    assert checked.encode(TEXTS).shape == (3, 256)
-    assert checked.encode(TEXTS).dtype == np.float32
     tokens = checked.tokens(TEXTS)
     assert tokens.embeddings.shape == (3, tokens.mask.sum(1).max(), 256)
-    assert checked.encode([]).shape == (0, 256)
+    assert tokens.embeddings.dtype == np.float32
+    assert checked.tokens([]).mask.shape == (0, 1)
 
 
 def test_vectors_are_those_of_wordllama(encoder):
@@ -54,29 +56,28 @@ def test_vectors_are_those_of_wordllama(encoder):
     package = Path(wordllama.__file__).parent
     model = wordllama.WordLlama.load(cache_dir=package, disable_download=True)
     texts = [text.lower() for text in TEXTS]
-    np.testing.assert_allclose(encoder.encode(TEXTS), model.embed(texts), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(means(encoder, TEXTS), model.embed(texts), rtol=1e-5, atol=1e-6)
     table = model.embedding
     ids = model.tokenizer.encode("hop", add_special_tokens=False).ids
     np.testing.assert_array_equal(encoder.tokens(["hop"]).embeddings[0], table[ids])
 
 
 def test_case_and_blanks_do_not_matter(encoder):
-    np.testing.assert_array_equal(encoder.encode(["Walk  FAST\n"]), encoder.encode(["walk fast"]))
+    one, other = encoder.tokens(["Walk  FAST\n"]), encoder.tokens(["walk fast"])
+    np.testing.assert_array_equal(one.embeddings, other.embeddings)
 
 
-def test_the_mean_of_the_tokens_is_the_vector(encoder):
+def test_padding_is_zero(encoder):
     short, long = encoder.tokens(TEXTS), encoder.tokens(TEXTS, 64)
     assert long.embeddings.shape == (3, 64, 256)
     np.testing.assert_array_equal(long.mask.sum(1), short.mask.sum(1))
     assert not long.embeddings[~long.mask].any()
-    np.testing.assert_allclose(pool(long), encoder.encode(TEXTS), rtol=1e-6)
-    by_hand = [short.embeddings[i, : short.mask[i].sum()].mean(0) for i in range(3)]
-    np.testing.assert_allclose(by_hand, encoder.encode(TEXTS), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(long.embeddings[long.mask], short.embeddings[short.mask])
 
 
 def test_similar_words_are_near(encoder):
     """What makes held-out synonyms possible at all."""
-    fast, quickly, left = (vector / np.linalg.norm(vector) for vector in encoder.encode(["fast", "quickly", "left"]))
+    fast, quickly, left = (vector / np.linalg.norm(vector) for vector in means(encoder, ["fast", "quickly", "left"]))
     assert fast @ quickly > fast @ left + 0.2
 
 
@@ -100,40 +101,40 @@ def test_captions_are_understood(name, split, encoder):
     grammar, table = grammar_of(name)
     reader = wordllama_encoder(known=vocabulary(TASKS[name]))
     texts = [c.text for i, row in enumerate(table[:100]) for c in captions(grammar, row, count=6, seed=i, split=split)]
-    assert np.isfinite(reader.encode(texts)).all()
+    assert reader.tokens(texts).mask.any(1).all()
 
 
 def test_unknown_words_are_named(encoder):
     with pytest.warns(
         UserWarning, match=r"unknown words in text 1, .* understood: xqzzv, fsat \(in 'Walk xqzzv, fsat'\)"
     ):
-        found = encoder.encode(["walk", "Walk xqzzv, fsat"])
-    assert np.isfinite(found).all()
+        found = encoder.tokens(["walk", "Walk xqzzv, fsat"])
+    assert found.mask.any(1).all()
     with pytest.raises(ValueError, match="no word of text 0 is known: 'xqzzv blorp'"):
-        encoder.encode(["xqzzv blorp"])
+        encoder.tokens(["xqzzv blorp"])
 
 
 @pytest.mark.parametrize("empty", ["", "  \n", "!?", "12 34", "😀"])
 def test_empty_prompts(encoder, empty):
     with pytest.raises(ValueError, match="text 1 has no words: .*describe a behaviour, such as"):
-        encoder.encode(["walk", empty])
+        encoder.tokens(["walk", empty])
 
 
 def test_prompts_of_another_kind(encoder):
     with pytest.raises(ValueError, match="expected a list of texts, found the single text 'walk'"):
-        encoder.encode("walk")
+        encoder.tokens("walk")
     with pytest.raises(ValueError, match="text 0 is not a string but float: 1.0"):
-        encoder.encode([1.0])
+        encoder.tokens([1.0])
     with pytest.raises(ValueError, match="text 0 is not a string but NoneType"):
-        encoder.encode([None])
+        encoder.tokens([None])
 
 
 def test_very_long_prompts(encoder):
     with pytest.raises(ValueError, match=r"text 1 has 200 tokens, at most 64 are read; shorten it: 'walk walk"):
-        encoder.encode(["walk", "walk " * 200])
+        encoder.tokens(["walk", "walk " * 200])
     with pytest.raises(ValueError, match=r"text 0 has 7 tokens, at most 4 are read"):
         encoder.tokens(["walk on the left foot very slowly"], 4)
-    assert wordllama_encoder(longest=300).encode(["walk " * 200]).shape == (1, 256)
+    assert wordllama_encoder(longest=300).tokens(["walk " * 200]).mask.sum() == 200
 
 
 def test_words_by_hand():
@@ -144,110 +145,6 @@ def test_words_by_hand():
     assert not is_word(["▁x", "q", "zz", "v"])
     assert not is_word(["▁flor", "bin", "ate"])
     assert clean(["A  b"], {"a", "b"}.__contains__) == ["a b"]
-
-
-# Transformers
-
-
-VOCABULARY = "[PAD] [UNK] [CLS] [SEP] hop walk fast slow ##ly on the left right leg , .".split()
-
-
-def bert(folder):
-    tokenizers, transformers = importlib.import_module("tokenizers"), importlib.import_module("transformers")
-    torch = importlib.import_module("torch")
-    torch.manual_seed(0)
-    words = {word: i for i, word in enumerate(VOCABULARY)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    special = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=16, **special).save_pretrained(
-        folder
-    )
-    config = transformers.BertConfig(
-        vocab_size=len(words), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=16,
-    )  # fmt: skip
-    model = transformers.BertModel(config)
-    model.save_pretrained(folder)
-    return model
-
-
-def t5(folder):
-    tokenizers, transformers = importlib.import_module("tokenizers"), importlib.import_module("transformers")
-    torch = importlib.import_module("torch")
-    torch.manual_seed(0)
-    words = {word: i for i, word in enumerate(VOCABULARY)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_max_length=16
-    ).save_pretrained(folder)
-    config = transformers.T5Config(
-        vocab_size=len(words), d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-    )
-    model = transformers.T5ForConditionalGeneration(config)
-    model.save_pretrained(folder)
-    return model.encoder
-
-
-@pytest.fixture(scope="module", params=[bert, t5], ids=["bert", "t5"])
-def pretrained(request, tmp_path_factory):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp(request.param.__name__)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of making the model; loading it must not warn
-        model = request.param(folder)
-    return transformers_encoder(folder, longest=12), model.eval()
-
-
-def test_a_pretrained_encoder_by_hand(pretrained):
-    """One text at a time, without padding, through the model it was saved from."""
-    torch = importlib.import_module("torch")
-    encoder, model = pretrained
-    texts = ["hop fast on the left leg", "walk", "walk on the right leg , slow ."]
-    found, tokens = encoder.encode(texts), encoder.tokens(texts, 12)
-    assert (encoder.width, found.shape, tokens.embeddings.shape) == (8, (3, 8), (3, 12, 8))
-    assert found.dtype == tokens.embeddings.dtype == np.float32
-    for i, text in enumerate(texts):
-        ids = [2, *(VOCABULARY.index(word) for word in text.split()), 3]
-        with torch.no_grad():
-            states = model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
-        np.testing.assert_allclose(found[i], states.mean(0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(tokens.embeddings[i, : len(ids)], states, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(tokens.mask[i], np.arange(12) < len(ids))
-    assert not tokens.embeddings[~tokens.mask].any()
-    assert encoder.encode([]).shape == (0, 8)
-
-
-def test_bad_prompts_to_a_pretrained_encoder(pretrained):
-    encoder, _ = pretrained
-    with pytest.warns(UserWarning, match="unknown words in text 0, .* understood: xqzzv"):
-        encoder.encode(["walk xqzzv"])
-    with pytest.raises(ValueError, match="no word of text 0 is known: 'xqzzv'"):
-        encoder.encode(["xqzzv"])
-    with pytest.raises(ValueError, match="text 0 has 22 tokens, at most 12 are read"):
-        encoder.encode(["walk " * 20])
-    with pytest.raises(ValueError, match="text 0 has no words"):
-        encoder.encode([""])
-
-
-def test_a_folder_without_a_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no model: expected config.json.*nothing is downloaded"):
-        transformers_encoder(tmp_path / "missing")
-
-
-def test_a_damaged_model(tmp_path):
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="cannot be loaded as a text encoder"):
-        transformers_encoder(tmp_path)
 
 
 # Tower
@@ -322,7 +219,7 @@ def test_a_tower_learns_which_foot(encoder):
         "with the right foot in the air and the left foot on the ground",
     ]
     tokens = encoder.tokens(texts)
-    np.testing.assert_allclose(*encoder.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(*means(encoder, texts), atol=1e-5)
     module = TextTower(1, window=5)
     embeddings, mask, target = jnp.asarray(tokens.embeddings), jnp.asarray(tokens.mask), jnp.array([[1.0], [-1.0]])
 

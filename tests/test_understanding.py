@@ -38,9 +38,6 @@ class HashEncoder(NamedTuple):
             found[: len(row)] = row
         return Tokens(embeddings, np.arange(longest) < np.array([len(row) for row in rows])[:, None])
 
-    def encode(self, texts):
-        return self.tokens(texts).embeddings.mean(1)
-
     def vector(self, word, place):
         return np.random.default_rng([place, *word.encode()]).normal(size=self.width).astype(np.float32)
 

@@ -8,5 +8,9 @@ class UserError(ValueError):
     """
 
 
+class MissingPackage(UserError, ImportError):
+    """A package of an extra that is not installed."""
+
+
 class MissingFile(UserError, FileNotFoundError):
     """Something that has not been written yet."""

@@ -5,10 +5,11 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ldpol.errors import UserError
 
+T = TypeVar("T")
 Bounds = Mapping[str, float]
 
 
@@ -55,6 +56,15 @@ def check(config: Any, *, least: Bounds | None = None, most: Bounds | None = Non
             values = value if isinstance(value, tuple) else () if value is None else (value,)
             if not all(holds(one, bound) for one in values):
                 fail(config, name, f"must be {words} {bound:g}, found {value!r}")
+
+
+def revise(settings: T, **changes: Any) -> T:
+    """Return settings with other values; a dict changes fields of nested settings.
+
+    `revise(config, precision="int8", denoiser={"loss": {"kind": "eps"}})`
+    """
+    nested = {name: revise(getattr(settings, name), **part) for name, part in changes.items() if isinstance(part, dict)}
+    return dataclasses.replace(settings, **changes | nested)  # type: ignore[type-var]
 
 
 def fail(config: Any, name: str, problem: str) -> typing.NoReturn:

@@ -1,29 +1,37 @@
 """One policy pi(a | s, m) for all measures, cloned from the archive: what one would try first.
 
-The measures scale and shift every layer (FiLM, Perez et al. 2018), so that for given measures it is a plain MLP
-(`fold`). It learns from the same states, actions and draws of elites as the autoencoder does.
+The measures scale and shift every layer (FiLM, Perez et al. 2018), so that for given measures it is a plain MLP. It
+learns from the same states, actions and draws of elites as the autoencoder does.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from ldpol.archive import Grid
+from ldpol.archive import Archive, Grid
 from ldpol.distillation.autoencoder import action_error
-from ldpol.distillation.dataset import Dataset, normaliser
+from ldpol.distillation.dagger import fit_with_dagger
+from ldpol.distillation.dataset import Dataset, Visit, act, normaliser
+from ldpol.hooks import Hooks
 from ldpol.model.condition import fourier_features, joint_features
 from ldpol.precision import expand
-from ldpol.train_loop import OptimiserConfig, TrainState, advance, scan_steps, start_state
-from ldpol.types import Array, Key, Params, PyTree
+from ldpol.settings import check
+from ldpol.train_loop import OptimiserConfig, TrainState, advance, start_state, training_mesh
+from ldpol.types import Array, Key, PyTree
 
 Style = list[Array]
 """What measures make of a policy: `[2, width]` a layer, what its sums are multiplied with and what is added."""
 
 
-class ClonedConfig(NamedTuple):
+@dataclass(frozen=True)
+class ClonedConfig:
     """Sizes of the policy and of what is drawn for a step.
 
     Attributes:
@@ -43,6 +51,10 @@ class ClonedConfig(NamedTuple):
     policies: int = 96
     states: int = 16
     noise: float = 0.0075
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check(self, least={"hidden": 1, "embedding": 1, "policies": 1, "states": 1, "noise": 0})
 
 
 class ConditionedPolicy(nn.Module):
@@ -105,38 +117,26 @@ class Cloned:
         return ConditionedPolicy(self.action_size, self.config)
 
 
-def start(config: ClonedConfig, optimiser: OptimiserConfig, data: Dataset, key: Key) -> TrainState:
-    """Return the state before the first step; `data` gives the sizes only."""
-    module = ConditionedPolicy(data.actions.shape[-1], config)
-    params = module.init(key, data.measures[0], data.states[0, 0])["params"]
-    return start_state(optimiser, params)
-
-
 def step(
-    config: ClonedConfig,
-    optimiser: OptimiserConfig,
-    data: Dataset,
-    normal: tuple[Array, Array],
-    state: TrainState,
-    key: Key,
+    config: ClonedConfig, optimiser: OptimiserConfig, state: TrainState, key: Key, data: PyTree
 ) -> tuple[TrainState, dict[str, Array]]:
     """Take one gradient step on a random batch of elites and states, drawn as the autoencoder draws them.
 
     Args:
       config: sizes.
       optimiser: its settings.
-      data: what the elites did where; their parameters are not used.
-      normal: what `normaliser` said when training began: observations must mean the same throughout.
       state: the state.
       key: decides the batch.
+      data: what the elites did where (their parameters are not used), and what normalises observations.
     """
+    data, (centre, spread) = data
     row_key, state_key, noise_key = jax.random.split(key, 3)
     module = ConditionedPolicy(data.actions.shape[-1], config)
     rows = jax.random.choice(row_key, data.measures.shape[0], (config.policies,), p=data.weights / data.weights.sum())
     columns = jax.random.randint(state_key, (config.policies, config.states), 0, data.filled)
     noise = config.noise * jax.random.normal(noise_key, (config.policies, data.measures.shape[1]))
     places = data.measures[rows] + noise
-    states = (data.states[rows[:, None], columns] - normal[0]) / normal[1]
+    states = (data.states[rows[:, None], columns] - centre) / spread
     actions = data.actions[rows[:, None], columns]
 
     def loss(params: PyTree) -> Array:
@@ -150,31 +150,71 @@ def step(
     return advance(optimiser, state, gradient), {"loss": value}
 
 
-def fit(grid: Grid, data: Dataset, config: ClonedConfig, optimiser: OptimiserConfig, key: Key) -> Cloned:
-    """Clone N elites for all of the optimiser's steps, on the states that `data` holds.
+def fit(
+    archive: Archive,
+    data: Dataset,
+    config: ClonedConfig,
+    optimiser: OptimiserConfig,
+    *,
+    visit: Visit,
+    rounds: int,
+    depends_on: Mapping[str, Any],
+    hooks: Hooks = Hooks(),
+    key: Key,
+) -> Cloned:
+    """Clone N elites; between rounds, roll the policy out and label the visited states with the elites' actions.
 
     Args:
-      grid: of the archive.
-      data: what the elites did where.
+      archive: the elites.
+      data: what they did where, with room for the states of the rounds.
       config: sizes.
       optimiser: its settings.
-      key: initialisation and batches.
+      visit: rolls out with `apply`, the model shared, for the states that are visited.
+      rounds: of DAgger.
+      depends_on: what the states of a round depend on beside its number.
+      hooks: of the caller.
+      key: decides initialisation, batches and episodes.
     """
-    init_key, train_key = jax.random.split(key)
-    normal = normaliser(data)
-    state = start(config, optimiser, data, init_key)
-    state, _ = scan_steps(
-        lambda state, key: step(config, optimiser, data, normal, state, key), state, train_key, optimiser.steps
+    init_key, train_key, dagger_key = jax.random.split(key, 3)
+    # Observations must mean the same throughout, so the states of later rounds do not count.
+    normal, size = normaliser(data), data.actions.shape[-1]
+    module = ConditionedPolicy(size, config)
+    params = jax.jit(module.init)(init_key, data.measures[0], data.states[0, 0])["params"]
+
+    def finish(state: TrainState) -> Cloned:
+        return Cloned(state.ema, *normal, config=config, action_size=size, grid=archive.grid)
+
+    def visited(state: TrainState, number: int) -> dict[str, np.ndarray]:
+        label_key, episode_key = jax.random.split(jax.random.fold_in(dagger_key, number))
+        places = data.measures + config.noise * jax.random.normal(label_key, data.measures.shape)
+        model = finish(state)
+        styles = _styles(model, archive.grid.unscaled(places))
+        states = visit(styles, episode_key, f"rollouts of the clone (DAgger {number + 1})", shared=model)
+        return {"states": states, "actions": act(archive.shape.apply, archive.policies, states)}
+
+    state, _ = fit_with_dagger(
+        "clone",
+        partial(step, config, optimiser),
+        start_state(optimiser, params),
+        data,
+        normal,
+        steps=optimiser.steps,
+        rounds=rounds,
+        visited=visited,
+        depends_on=depends_on,
+        hooks=hooks,
+        mesh=training_mesh(),
+        key=train_key,
     )
-    return finish(grid, data, normal, config, state)
+    return finish(state)
 
 
-def finish(grid: Grid, data: Dataset, normal: tuple[Array, Array], config: ClonedConfig, state: TrainState) -> Cloned:
-    """Return the policy of a training, its averaged parameters."""
-    return Cloned(state.ema, *normal, config=config, action_size=data.actions.shape[-1], grid=grid)
+@jax.jit
+def _styles(model: Cloned, measures: Array) -> PyTree:
+    return jax.vmap(lambda one: generate(model, None, one))(measures)
 
 
-def generate(model: Cloned, key: Key, measures: Array) -> Style:
+def generate(model: Cloned, key: Key | None, measures: Array) -> Style:
     """Return what measures `[M]` in task units make of the policy; play it with `apply`. The key decides nothing."""
     del key
     model = expand(model)
@@ -189,15 +229,3 @@ def apply(model: Cloned, style: Style, observation: Array) -> Array:
     seen = (observation - model.centre) / model.spread
     mean = model.module.apply({"params": model.params}, style, seen, method=ConditionedPolicy.mean)
     return jnp.clip(mean, -1.0, 1.0)  # type: ignore[arg-type]
-
-
-def fold(model: Cloned, style: Style) -> Params:
-    """Return the plain policy, of hidden layers `config.hidden`, that the model is in a style."""
-    layers = {}
-    for number, (scale, shift) in enumerate(style):
-        kernel = model.params[f"layers_{number}"]["kernel"] * scale
-        if number == 0:
-            kernel = kernel / model.spread[:, None]
-            shift = shift - model.centre @ kernel
-        layers[f"Dense_{number}"] = {"kernel": kernel, "bias": shift}
-    return {"params": layers}

@@ -11,7 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldpol.archive import Archive
 from ldpol.distillation.config import AutoencoderTraining
-from ldpol.distillation.dataset import Dataset, Visit, act, add_states, normaliser
+from ldpol.distillation.dagger import fit_with_dagger
+from ldpol.distillation.dataset import Dataset, Visit, act, normaliser
 from ldpol.distillation.encoder import Encoder, Posterior, TrainedEncoder, draw_around
 from ldpol.hooks import Hooks
 from ldpol.model.condition import Condition, ask
@@ -264,23 +265,29 @@ def train_autoencoder(
     state = start_state(descent, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
     step, decode = partial(autoencoder_step, shape, training, mesh), make_decode(shape, config)
 
-    def trained() -> TrainedEncoder:
+    def trained(state: TrainState) -> TrainedEncoder:
         return TrainedEncoder({"params": state.ema["encoder"], "projection": projection}, shape, config)
 
-    def visited(number: int) -> dict[str, np.ndarray]:
+    def visited(state: TrainState, number: int) -> dict[str, np.ndarray]:
         latent_key, label_key, episode_key = jax.random.split(jax.random.fold_in(dagger_key, number), 3)
-        posterior = trained().encode(archive.policies)
+        posterior = trained(state).encode(archive.policies)
         drawn = draw_around(posterior, data.measures, training.loss.noise, latent_key, label_key)
         students = decode(state.ema["decoder"], *drawn)
         states = visit(students, episode_key, f"rollouts of decoded policies (DAgger {number + 1})")
         return {"states": states, "actions": act(shape.apply, archive.policies, states)}
 
-    for number in range(rounds + 1):
-        until = descent.steps * (number + 1) // (rounds + 1)
-        log = lambda phase, at, metrics: hooks.log(phase, at, metrics | {"dagger_round": number})  # noqa: B023, E731
-        data = jax.device_put(data, copied_to(mesh))
-        state = hooks.fit("autoencoder", step, state, train_key, (data, projection), until, log)
-        if number < rounds:
-            more = hooks.memo(f"dagger-{number}", {**depends_on, "round": number}, partial(visited, number))
-            data = add_states(data, more["states"], more["actions"])
-    return trained(), state.ema["decoder"], data
+    state, data = fit_with_dagger(
+        "autoencoder",
+        step,
+        state,
+        data,
+        projection,
+        steps=descent.steps,
+        rounds=rounds,
+        visited=visited,
+        depends_on=depends_on,
+        hooks=hooks,
+        mesh=mesh,
+        key=train_key,
+    )
+    return trained(state), state.ema["decoder"], data

@@ -210,14 +210,12 @@ class LanguageConfig:
     """How a model learns to read sentences.
 
     Attributes:
-      captions: per elite; 0 makes a model without language.
-      encoder: `wordllama`, or the folder of a pretrained model.
+      captions: per elite; 0 makes a model without language, which needs no `ldpol[language]`.
       tower: architecture and augmentation of the reader.
       optimiser: gradient steps.
     """
 
     captions: int = 12
-    encoder: str = "wordllama"
     tower: TowerConfig = TowerConfig()
     optimiser: OptimiserConfig = OptimiserConfig(steps=4000)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,17 @@ from jax.sharding import Mesh
 from ldpol.archive import Archive
 from ldpol.distillation.config import CollectConfig, WeightsConfig
 from ldpol.hooks import Hooks
-from ldpol.rollout import Apply, RolloutConfig, evaluate, keep_states, over_chunks
+from ldpol.rollout import Apply, RolloutConfig, copied_to, evaluate, keep_states, over_chunks
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
 
-Visit = Callable[[Params, Key, str], np.ndarray]
-"""`(policies, key, title) -> observations [N, S, O]` that their episodes visited."""
+
+class Visit(Protocol):
+    """Rolls policies out and returns the observations `[N, S, O]` that their episodes visited."""
+
+    def __call__(self, policies: Params, key: Key, title: str, shared: PyTree = None) -> np.ndarray:
+        """Visit; `shared` is what all policies have in common, see `make_visit`."""
+        ...
 
 
 @struct.dataclass
@@ -99,19 +104,31 @@ def elite_weights(
 
 
 def make_visit(
-    task: Task, apply: Apply, config: CollectConfig, *, rollout: RolloutConfig, chunk: int, mesh: Mesh, hooks: Hooks
+    task: Task,
+    apply: Callable[..., Array],
+    config: CollectConfig,
+    *,
+    rollout: RolloutConfig,
+    chunk: int,
+    mesh: Mesh,
+    hooks: Hooks,
 ) -> Visit:
     """Return the function that rolls policies out and keeps some observations of every episode.
 
     One program serves elites and decoded policies alike: compiling the physics takes longer than running it.
+    Where it is called with numbers that all policies share, `apply` is `(shared, policy, observation) -> action`.
     """
     how = {"episodes": config.episodes, "config": rollout, "mesh": mesh, "recorder": keep_states(task, config.states)}
-    play = jax.jit(lambda policies, keys: evaluate(task, apply, policies, keys, **how))
 
-    def visit(policies: Params, key: Key, title: str) -> np.ndarray:
-        count = jax.tree.leaves(policies)[0].shape[0]
+    @jax.jit
+    def play(shared: PyTree, policies: Params, keys: Key) -> Any:
+        one = apply if shared is None else partial(apply, shared)
+        return evaluate(task, one, policies, keys, **how)
+
+    def visit(policies: Params, key: Key, title: str, shared: PyTree = None) -> np.ndarray:
+        count, shared = jax.tree.leaves(policies)[0].shape[0], jax.device_put(shared, copied_to(mesh))
         with hooks.progress(title, count) as done:
-            _, (states, _) = over_chunks(play, policies, key, size=chunk, mesh=mesh, done=done)
+            _, (states, _) = over_chunks(partial(play, shared), policies, key, size=chunk, mesh=mesh, done=done)
         return states.reshape(count, -1, task.observation_size)
 
     return visit

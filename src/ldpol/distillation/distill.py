@@ -18,7 +18,7 @@ from ldpol.distillation.config import DistillConfig
 from ldpol.distillation.dataset import Dataset, collect, make_dataset, make_visit
 from ldpol.distillation.denoiser import train_denoiser
 from ldpol.distillation.encoder import TrainedEncoder
-from ldpol.distillation.reader import train_reader
+from ldpol.distillation.reader import learns_to_read, train_reader
 from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
 from ldpol.distillation.targets import latent_dataset
 from ldpol.generator import PolicyGenerator
@@ -85,6 +85,7 @@ def train(
     """
     archive = jax.tree.map(jnp.asarray, jax.device_get(check(archive)))  # wherever its arrays lay before
     check_task(archive, task)
+    learns_to_read(config.language, archive, task)
     history: list[dict[str, Any]] = []
     hooks = _with_history(hooks, history)
     network, mesh, trainers, training = archive.shape, policy_mesh(), training_mesh(), config.autoencoder

@@ -15,7 +15,8 @@ from ldpol.hooks import Hooks
 from ldpol.language import lexicon
 from ldpol.language.captions import Grammar, captions, make_grammar
 from ldpol.language.claims import Claim, Levels, measure_levels
-from ldpol.language.reader import Language, make_encoder
+from ldpol.language.reader import WORDLLAMA, Language, load_encoder
+from ldpol.language.text import check_installed
 from ldpol.language.textbank import TextBank, make_bank
 from ldpol.language.tower import TextTower
 from ldpol.language.understanding import TowerConfig, base_claims, init_tower, make_tower, tower_step, understand
@@ -35,6 +36,23 @@ def grammar_of(task: Task, traits: np.ndarray) -> Grammar:
     return make_grammar(task, measure_levels([column.name for column in columns(task)], traits))
 
 
+def learns_to_read(config: LanguageConfig, archive: Archive, task: Task) -> bool:
+    """Return whether a model of this archive gets a reader; to be asked before minutes are spent on the rest of it.
+
+    Raises:
+      UserError: if it should, but the archive has no traits to speak of, or the extra `language` is not installed.
+    """
+    if not config.captions or task.torso is None:
+        return False
+    if archive.traits is None:
+        raise UserError(
+            "captions speak of what the elites do, which this archive does not hold: pass it through "
+            "`ldpol.reevaluate` first, or set language.captions to 0"
+        )
+    check_installed()
+    return True
+
+
 def train_reader(
     config: LanguageConfig, archive: Archive, task: Task, *, hooks: Hooks, key: Key
 ) -> tuple[Language | None, PyTree, CaptionDataset | None]:
@@ -52,21 +70,16 @@ def train_reader(
       for a model without language.
 
     Raises:
-      UserError: if the archive has no traits to speak of.
+      UserError: see `learns_to_read`.
     """
-    if not config.captions or task.torso is None:
+    if not learns_to_read(config, archive, task):
         return None, {}, None
-    if archive.traits is None:
-        raise UserError(
-            "captions speak of what the elites do, which this archive does not hold: pass it through "
-            "`ldpol.reevaluate` first, or set language.captions to 0"
-        )
     traits = np.asarray(archive.traits)
     grammar = grammar_of(task, traits)
     claims = base_claims(grammar)
-    language = Language(config.encoder, config.tower, claims, tuple(sorted(lexicon.vocabulary(task))))
+    language = Language(WORDLLAMA, config.tower, claims, tuple(sorted(lexicon.vocabulary(task))))
     with hooks.progress("captions of the archive", 1, "step"):
-        encoder = make_encoder(language.encoder, language.known)
+        encoder = load_encoder(language)
         said = [captions(grammar, row, count=config.captions, seed=i) for i, row in enumerate(traits)]
         bank = make_bank(claims, [caption for of_one in said for caption in of_one], encoder)
     tower = make_tower(config.tower, len(claims))

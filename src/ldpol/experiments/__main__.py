@@ -90,10 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
                 session.say(f"report: {write_page(options.workdir)}")
                 return 0
             session.start_jax()
-            if options.stage != "study":
+            stage = importlib.import_module(f"ldpol.experiments.{options.stage}")
+            if options.stage == "study":
+                stage.run(config, options.workdir, configs.load_module(options.config).rows)
+            else:
                 configs.check(config)
-            stage = "study.stage" if options.stage == "study" else options.stage
-            importlib.import_module(f"ldpol.experiments.{stage}").run(config, options.workdir)
+                stage.run(config, options.workdir)
     except (UserError, OSError) as error:
         print(f"\n{options.stage}: {error}", file=sys.stderr)
         return 2

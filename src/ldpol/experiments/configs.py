@@ -11,6 +11,7 @@ import json
 import typing
 from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
@@ -175,6 +176,24 @@ def check(config: Config) -> None:
         suite.check_task(task)
 
 
+def load_module(spec: str) -> ModuleType:
+    """Run a config file and return it as a module; `spec` is `path/to/file.py`, with or without a variant.
+
+    Raises:
+      UserError: for a missing file.
+    """
+    path = spec.partition(":")[0]
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
+    found = importlib.util.spec_from_file_location(f"ldpol_config_{file.stem}", file)
+    if found is None or found.loader is None:
+        raise UserError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     """Read a config file, choose a variant, apply overrides, and lock the result.
 
@@ -185,19 +204,11 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
       UserError: for a missing file, an unknown variant or key, or a value of another type.
     """
-    path, _, variant = spec.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
-    module_spec = importlib.util.spec_from_file_location(f"ldpol_config_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module, variant = load_module(spec), spec.partition(":")[2]
     try:
         config = module.get_config(variant or "cpu")
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}") from error
+        raise UserError(f"{spec.partition(':')[0]}: {error.args[0]}") from error
     config.lock()
     for text in overrides:
         override(config, text)

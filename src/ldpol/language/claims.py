@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -107,38 +107,6 @@ def _grades(values: NDArray, scale: Scale) -> dict[Grade, tuple[float, float]]:
         if 0.0 < share <= COMMON:
             found[grade] = (begin, end)
     return found
-
-
-def levels_to_json(levels: Levels) -> dict[str, Any]:
-    """Return the levels as JSON-able values; an infinite end is None."""
-    grades = {
-        name: {grade: bounds_to_json(*interval) for grade, interval in found.items()}
-        for name, found in levels.grades.items()
-    }
-    return {
-        "names": list(levels.names),
-        "grades": grades,
-        "spans": {name: list(span) for name, span in levels.spans.items()},
-    }
-
-
-def levels_from_json(value: Mapping[str, Any]) -> Levels:
-    """Return the levels that `levels_to_json` wrote.
-
-    Raises:
-      ValueError: if something is missing or of another form.
-    """
-    try:
-        grades = {
-            name: {grade: bounds_from_json(ends) for grade, ends in found.items()}
-            for name, found in value["grades"].items()
-        }
-        spans = {name: (float(low), float(high)) for name, (low, high) in value["spans"].items()}
-        return Levels(tuple(value["names"]), grades, spans)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"these are not levels ({error!r}): expected 'names', 'grades' and 'spans' as levels_to_json writes them"
-        ) from error
 
 
 def bounds_to_json(low: float, high: float) -> list[float | None]:

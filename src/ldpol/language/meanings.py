@@ -56,8 +56,3 @@ SCALES: dict[str, Scale] = {
     "cadence": Scale(0.5),
     "effort": Scale(0.02),
 }
-
-
-def wordings(text: str) -> tuple[str, ...]:
-    """Split a list of wordings at its semicolons; line breaks count as blanks."""
-    return tuple(" ".join(part.split()) for part in text.split(";"))

@@ -3,14 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ldpol.errors import UserError
 from ldpol.language.claims import Claim, bounds_from_json, bounds_to_json
-from ldpol.language.pretrained import transformers_encoder
 from ldpol.language.text import TextEncoder, wordllama_encoder
 from ldpol.language.understanding import TowerConfig, make_tower, understand
 from ldpol.types import Array, PyTree
@@ -22,7 +21,7 @@ class Language(NamedTuple):
     """What a reader was trained on.
 
     Attributes:
-      encoder: `wordllama`, or the folder of a pretrained model.
+      encoder: whose token vectors it reads; there is one, `wordllama`.
       tower: architecture of the reader.
       claims: L claims that it can tell from a sentence; its answer is a probability for each.
       known: words of its training captions.
@@ -34,15 +33,20 @@ class Language(NamedTuple):
     known: tuple[str, ...]
 
 
-def make_encoder(name: str, known: Sequence[str] = ()) -> TextEncoder:
-    """Load an encoder by its name in a config: `wordllama`, or the folder of a pretrained model.
+def load_encoder(language: Language) -> TextEncoder:
+    """Load the encoder that a reader was trained with.
 
     Raises:
-      FileNotFoundError: if there is no such folder, or the wordllama package lacks its files.
-      ImportError: if a package is missing.
+      MissingPackage: if the extra `language` is not installed.
+      FileNotFoundError: if the wordllama package lacks its files.
+      UserError: if the reader was trained with another encoder.
     """
-    words = frozenset(known)
-    return wordllama_encoder(known=words) if name == WORDLLAMA else transformers_encoder(Path(name), known=words)
+    if language.encoder != WORDLLAMA:
+        raise UserError(
+            f"this model was trained to read with the encoder {language.encoder!r}, of which this version of ldpol "
+            f"knows nothing; it has {WORDLLAMA!r}"
+        )
+    return wordllama_encoder(known=frozenset(language.known))
 
 
 def read(language: Language, params: PyTree, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
@@ -58,9 +62,10 @@ def read(language: Language, params: PyTree, texts: Sequence[str], encoder: Text
       `[n, L]` probability of each claim.
 
     Raises:
+      MissingPackage: if the encoder has to be loaded and the extra `language` is not installed.
       ValueError: if a text is empty, too long or of unknown words only.
     """
-    encoder = make_encoder(language.encoder, language.known) if encoder is None else encoder
+    encoder = load_encoder(language) if encoder is None else encoder
     tokens = encoder.tokens(texts)
     tower = make_tower(language.tower, len(language.claims))
     one = partial(understand, tower, params)

@@ -1,11 +1,12 @@
-"""Text to vectors: what every encoder offers, how prompts are checked, and the default encoder.
+"""Text to vectors: what an encoder offers, how prompts are checked, and the encoder.
 
-The default is the static token embeddings of WordLlama (https://github.com/dleemiller/WordLlama, MIT): they are part of
-its wheel, so nothing is downloaded, ever. Encoders run on the host; a trained `tower.TextTower` turns their tokens into
-a condition.
+Vectors are the static token embeddings of WordLlama (https://github.com/dleemiller/WordLlama, MIT). They come with its
+wheel, so nothing is downloaded, ever; the package is the extra `ldpol[language]`, imported when an encoder is loaded.
+Encoders run on the host; a trained `tower.TextTower` turns their tokens into a condition.
 """
 
 import contextlib
+import importlib.util
 import logging
 import re
 import warnings
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ldpol.errors import UserError
+from ldpol.errors import MissingPackage, UserError
 
 LONGEST = 64
 """Tokens a prompt may have by default; the longest captions have about 50."""
@@ -42,7 +43,7 @@ class Tokens(NamedTuple):
 
 
 class TextEncoder(Protocol):
-    """Anything that turns texts into vectors, always the same text into the same vectors."""
+    """Anything that turns texts into vectors, and the same text into the same vectors every time."""
 
     @property
     def width(self) -> int:
@@ -50,7 +51,7 @@ class TextEncoder(Protocol):
         ...
 
     def tokens(self, texts: Sequence[str], length: int | None = None) -> Tokens:
-        """Return a vector a token.
+        """Return one vector per token.
 
         Args:
           texts: n texts.
@@ -60,20 +61,6 @@ class TextEncoder(Protocol):
           ValueError: for an empty text, one of unknown words only, or one that is too long.
         """
         ...
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the mean vector of each text `[n, d]`.
-
-        Raises:
-          ValueError: for an empty text, one of unknown words only, or one that is too long.
-        """
-        ...
-
-
-def pool(tokens: Tokens) -> NDArray[np.float32]:
-    """Average the vectors of each text's tokens: `[n, d]`."""
-    count = np.maximum(tokens.mask.sum(1, keepdims=True), 1)
-    return ((tokens.embeddings * tokens.mask[..., None]).sum(1) / count).astype(np.float32)
 
 
 def words_of(text: str) -> list[str]:
@@ -138,7 +125,7 @@ def check_lengths(texts: Sequence[str], counts: Sequence[int], longest: int, len
 
 @dataclass(frozen=True)
 class WordLlamaEncoder:
-    """Static embeddings: a vector a token, whatever stands around it.
+    """Static embeddings: one vector per token, whatever stands around it.
 
     Attributes:
       vectors: `[V, d]` of the vocabulary.
@@ -191,7 +178,7 @@ class WordLlamaEncoder:
         return self.vectors[found], np.concatenate([table, itself])
 
     def tokens(self, texts: Sequence[str], length: int | None = None) -> Tokens:
-        """Return a vector a token; see `TextEncoder`."""
+        """Return one vector per token; see `TextEncoder`."""
         texts = clean(texts, self.knows)
         ids = [self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         longest = check_lengths(texts, [len(row) for row in ids], self.longest, length)
@@ -202,21 +189,31 @@ class WordLlamaEncoder:
             mask[i, : len(row)] = True
         return Tokens(embeddings, mask)
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return the mean vector of each text `[n, d]`; see `TextEncoder`."""
-        return pool(self.tokens(texts))
+
+def check_installed() -> None:
+    """Check that the extra `language` is installed, before minutes are spent on what comes ahead of it.
+
+    Raises:
+      MissingPackage: if it is not.
+    """
+    if importlib.util.find_spec("wordllama") is None:
+        raise MissingPackage(
+            "sentences need the package wordllama, which is not installed: pip install 'ldpol[language]'"
+        )
 
 
 def wordllama_encoder(*, longest: int = LONGEST, known: frozenset[str] = frozenset()) -> WordLlamaEncoder:
-    """Load the default encoder (256 numbers a token) from the files inside the wordllama package; offline.
+    """Load the encoder (256 numbers per token) from the files inside the wordllama package; offline.
 
     Args:
       longest: tokens a text may have.
       known: words not to warn of, see `lexicon.vocabulary`.
 
     Raises:
+      MissingPackage: if the extra `language` is not installed.
       FileNotFoundError: if the installed wordllama lacks its files.
     """
+    check_installed()
     with _logging_untouched():
         import wordllama
 

@@ -4,6 +4,7 @@ import base64
 import math
 from collections.abc import Mapping
 from html import escape
+from importlib import resources
 from typing import Any, TypeGuard
 
 DASH = "–"
@@ -91,10 +92,11 @@ def render_page(
 <details><summary>Configuration</summary>{_pairs("", _flat(config))}</details>
 <details><summary>Package versions</summary>{_pairs("", _flat(metrics.get("versions") or {}))}</details>
 <details><summary>Every number of the evaluation</summary>{_pairs("", numbers)}</details></section>"""
+    style = resources.files("ldpol.report").joinpath("page.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark">\n<style>{STYLE}</style></head>\n<body><main>{body}</main></body></html>\n'
+        f'content="light dark">\n<style>\n{style}</style></head>\n<body><main>{body}</main></body></html>\n'
     )
 
 
@@ -258,78 +260,3 @@ def _get(value: Any, *keys: str) -> Any:
 def is_number(value: Any) -> TypeGuard[float]:
     """Tell whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-STYLE = """
-:root { --paper: #fbfbf9; --card: #fff; --ink: #1d2129; --soft: #5b6472; --line: #e3e5e8; --mark: #b84a00;
-  --tint: #fdf3ec }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15171b; --card: #1d2026; --ink: #e7e9ec; --soft: #9aa3b0; --line: #32373f; --mark: #ff9a57;
-    --tint: #2a221d }
-  figure .scroll { filter: brightness(.92) }
-}
-* { box-sizing: border-box }
-html { -webkit-text-size-adjust: 100% }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif }
-main { max-width: 72rem; margin: 0 auto; padding: clamp(1.2rem, 4vw, 3.5rem) clamp(1rem, 4vw, 2.5rem) 4rem }
-h1 { font-size: clamp(1.4rem, 3.2vw, 2.1rem); line-height: 1.3; font-weight: 400; letter-spacing: -.012em;
-  margin: .3rem 0 1rem; max-width: 30em; text-wrap: pretty }
-h1 b { font-weight: 650 }
-h2 { font-size: 1.3rem; letter-spacing: -.01em; margin: 3rem 0 1rem }
-small { color: var(--soft); font-size: .78rem; font-weight: 400; line-height: 1.35; display: block }
-.eyebrow { color: var(--mark); font-weight: 600; font-size: .9rem; margin: 0 }
-.lede { color: var(--soft); margin: 0; max-width: 44em }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin-top: 2rem }
-.tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1.1rem }
-.tiles p { margin: 0; color: var(--soft); font-size: .88rem }
-.tiles strong { display: block; font-size: 1.7rem; line-height: 1.3; font-weight: 600; white-space: nowrap }
-.scroll { overflow-x: auto; max-width: 100% }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: .3rem .2rem }
-th, td { padding: .5rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-  white-space: nowrap }
-th { font-weight: 600 }
-th:first-child, td:first-child { text-align: left }
-.texts th, .texts td { text-align: left; white-space: normal; width: 30% }
-.texts th:first-child { width: 40%; font-weight: 400 }
-.texts th small { margin-left: 0; max-width: none }
-thead th { vertical-align: bottom }
-thead > tr > *, .ceiling > * { border-bottom: 2px solid var(--line) }
-.ceiling > * { border-top: 2px solid var(--line) }
-.main { background: var(--tint) }
-.main th { color: var(--mark) }
-th:first-child { white-space: normal }
-th small { white-space: normal; max-width: 9em; margin-left: auto }
-th:first-child small { max-width: 15em; margin-left: 0 }
-.sub th { font-weight: 400; padding-left: 1.8rem }
-.pairs th { font-weight: 400; color: var(--soft) }
-.pairs td { white-space: pre-wrap; overflow-wrap: anywhere }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.2rem 2.5rem;
-  align-items: start }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.4rem; font-size: .93rem; margin: 1.6rem 0 0 }
-dt { font-weight: 600 }
-dd { margin: 0; color: var(--soft) }
-figure { margin: 0 0 2.2rem; border: 1px solid var(--line); border-radius: 10px; overflow: hidden }
-figure .scroll { padding: 1rem; background: #fff }
-img { display: block; width: 100%; height: auto; margin: auto }
-#uniform_map img, #fitness_ccdf img { max-width: 46rem }
-figcaption { background: var(--card); border-top: 1px solid var(--line); color: var(--soft); padding: .8rem 1.1rem;
-  font-size: .9rem }
-details { border-top: 1px solid var(--line); padding: .7rem 0 }
-summary { cursor: pointer; font-weight: 600 }
-.pair + details { margin-top: 1.5rem }
-@media (max-width: 40rem) {
-  dl { grid-template-columns: 1fr; gap: 0 }
-  dd { margin-bottom: .6rem }
-  img { min-width: 42rem }
-  #uniform_map img, #fitness_ccdf img { min-width: 32rem }
-  .tiles { grid-template-columns: 1fr 1fr }
-  .tiles strong { font-size: 1.45rem }
-  th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); min-width: 7.6rem;
-    max-width: 9.5rem }
-  .main th:first-child { background: var(--tint) }
-  .sub th:first-child { padding-left: 1.1rem }
-}
-@media print { figure { break-inside: avoid } details { display: none } }
-"""

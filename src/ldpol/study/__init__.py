@@ -1,0 +1,7 @@
+"""Many models of one archive in one table: rows are values, `run` makes and measures them, `tabulate` sums up."""
+
+from ldpol.study.context import StudyConfig, StudyContext
+from ldpol.study.methods import Method, Model
+from ldpol.study.run import Finished, run, tabulate
+
+__all__ = ["Finished", "Method", "Model", "StudyConfig", "StudyContext", "run", "tabulate"]
