@@ -12,7 +12,7 @@ import pytest
 from explored import ELITES, NAMES, SHAPE, drawn, make_model, make_run
 from test_sample import decoded
 
-import ldpol
+from ldpol import archive as archives
 from ldpol import models, sample
 from ldpol.explore import answers, export, source
 from ldpol.explore.__main__ import main, parse
@@ -32,7 +32,7 @@ ASKED = {"wish": {"measures": [0.25, 0.75]}, "seed": 3}
 def toy():
     """The toy in place of the task that a file names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.shape.__len__()))
+        patch.setattr(sample, "make_task", lambda known: drawn(len(known.grid.shape)))
         yield
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_asked_for(body, said):
 
 
 def test_an_archive_takes_measures_alone():
-    archive = LIMITS.__class__(("left", "right"), (0.0, 0.0), (1.0, 1.0), False, False)
+    archive = Limits(("left", "right"), (0.0, 0.0), (1.0, 1.0), False, False)
     for wish, said in ({"text": "run"}, "not understood"), ({"quality": 0.5}, "only be asked for measures"):
         with pytest.raises(RequestError, match=said):
             parse_request({"wish": wish}, archive)
@@ -189,6 +189,7 @@ def test_a_sentence(stage):
     claims, told = stage.model.language.claims, answer["understood"]
     heard = np.asarray(stage.model.read(["walk slowly on the left leg"])[0])
     assert {one["claim"] for one in told} == set(np.flatnonzero(heard >= 0.2).tolist())
+    assert len(told) >= 2
     assert [one["probability"] for one in told] == sorted((one["probability"] for one in told), reverse=True)
     found = answers.numbers(stage, answer, policies, 0)
     traits = dict((name, value) for name, value, _ in found["traits"])
@@ -203,8 +204,8 @@ def test_an_archive_alone_shows_its_nearest_elites(toy, run):
     rows = [one["row"] for one in answer["films"]]
     distance = np.linalg.norm(stage.measures - [0.1, 0.2], axis=1)
     assert rows == np.argsort(distance)[:5].tolist() and {one["role"] for one in answer["films"]} == {"elite"}
-    stored = ldpol.Archive  # the policies are the archive's
-    assert stored and jax.tree.leaves(policies)[0].shape[0] == 5
+    elites = archives.load(run / "archive" / "elites").policies
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[np.asarray(rows)]), policies, elites)
     assert answers.facts(stage)["model"] is None and answers.facts(stage)["map"]["elites"]["stored"]
     with pytest.raises(RequestError, match="needs a model"):
         answers.sequence(stage, parse_sequence({"wishes": [{}, {}]}, stage.limits))

@@ -38,7 +38,7 @@ class Explorer:
           make_stage: `(source, say) -> Stage`, called in that thread; None: `Stage` itself.
         """
         self.source = source
-        self.ready = dict.fromkeys(PARTS, False)
+        self.ready: dict[str, bool] = dict.fromkeys(PARTS, False)
         self.trouble: str | None = None
         self.doing = "starting JAX"
         self.limits: Limits | None = None

@@ -156,4 +156,5 @@ def plain_arrays(
 def plain(values: ArrayLike, digits: int = 4) -> Any:
     """Return numbers as JSON values, rounded; what is not finite becomes None, however deep."""
     array = np.round(np.asarray(values, np.float64), digits)
-    return np.where(np.isfinite(array), array, None).tolist()
+    blank: Any = None
+    return np.where(np.isfinite(array), array, blank).tolist()

@@ -164,8 +164,9 @@ class Stage:
         words = np.full(self.model.words, np.nan) if heard is None else heard
         usual = self.model.guidance if heard is None else self.model.text_guidance
         quality = math.nan if wish.quality is None else wish.quality
-        numbers = (free(wish.measures), quality, words, usual if guidance is None else guidance)
-        return Asked(*(np.asarray(value, np.float32) for value in numbers))
+        values = (free(wish.measures), quality, words, usual if guidance is None else guidance)
+        numbers: list[Any] = [np.asarray(value, np.float32) for value in values]
+        return Asked(*numbers)
 
     def encode(self, shots: Any) -> dict[str, Any]:
         """Return a film for the page, up to where the episode ends."""

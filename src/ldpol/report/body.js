@@ -63,11 +63,11 @@ const Body = (() => {
 
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  // A picture of bodies on the ground. `actors`: [{film, ghost, lane}]; `eye`: {turn, tilt, scale, follow, trail}:
-  // angles, pixels a metre, what is followed (default: the first actor), seconds of trail.
+  // A picture of bodies on the ground. `actors`: [{film, ghost, lane}]; `eye`: {turn, tilt, scale, trail, plain}: angles,
+  // pixels a metre, seconds of trail, and whether there is no room for words. The camera follows the first actor.
   function draw(canvas, actors, time, eye) {
     const pen = canvas.getContext("2d"), { width, height } = canvas, { turn, tilt, scale } = eye;
-    const camera = middle(actors[eye.follow || 0].film, time), floor = height * 0.84;
+    const camera = middle(actors[0].film, time), floor = height * 0.84;
     const reach = width / scale / Math.max(0.4, Math.cos(turn)) / 2 + 1, unit = scale / 190;
     // Orthographic: x to the right, z up, turned about z by `turn` and tipped by `tilt`.
     const project = (x, y, z) => {
@@ -87,7 +87,7 @@ const Body = (() => {
     for (let metre = Math.ceil(camera - reach); metre <= camera + reach; metre++) {
       line(project(metre, near, 0), project(metre, far, 0), thin, 2 * unit);
       const label = project(metre, near, 0);
-      if (metre % sparse === 0) pen.fillText(`${metre} m`, label[0], label[1] + font * 1.25);
+      if (!eye.plain && metre % sparse === 0) pen.fillText(`${metre} m`, label[0], label[1] + font * 1.25);
     }
     for (const y of [near, far]) line(project(camera - reach, y, 0), project(camera + reach, y, 0), thin, 2 * unit);
     const parts = [];

@@ -52,14 +52,15 @@ const Api = (() => {
     }
     return loaded.get(index);
   }
-  function nearest({ wish }) {
-    const { asked, facts } = EXPORTED, { low, high } = facts.map;
+  // Which of the wishes that were asked for beforehand comes nearest to one: the same sentence first of all.
+  function nearest(beforehand, wish, { low, high }) {
     let best = 0, least = Infinity;
-    asked.forEach((one, index) => {
-      let distance = one.text === (wish.text || null) ? 0 : 1e6;
+    beforehand.forEach((one, index) => {
+      let distance = (one.text || null) === (wish.text || null) ? 0 : 1e6;
       wish.measures.forEach((value, m) => {
-        if (value !== null && one.measures[m] !== null) distance += ((value - one.measures[m]) / (high[m] - low[m])) ** 2;
-        else if (value !== one.measures[m]) distance += 1;
+        const other = one.measures[m];
+        if (value !== null && other !== null) distance += ((value - other) / (high[m] - low[m])) ** 2;
+        else if (value !== other) distance += 1;
       });
       if (distance < least) [best, least] = [index, distance];
     });
@@ -68,12 +69,7 @@ const Api = (() => {
   const exported = {
     facts: async () => EXPORTED.facts,
     status: async () => ({ ready: { films: true, numbers: true, sequences: false }, doing: "", trouble: null }),
-    draw: async request => (await load(nearest(request))).answer,
-    numbers: async (request, which) => {
-      const found = (await load(nearest(request))).numbers.find(one => one.which === which);
-      if (!found) throw new Problem("", 409);
-      return found;
-    },
+    draw: ({ wish }) => load(nearest(EXPORTED.asked, wish, EXPORTED.facts.map)),
   };
 
   // Runs one at a time; of what is asked for meanwhile, only the latest.
@@ -87,5 +83,5 @@ const Api = (() => {
     };
   }
 
-  return { ...(EXPORTED ? exported : live), exported: Boolean(EXPORTED), latest, Problem, cells: {} };
+  return { ...(EXPORTED ? exported : live), exported: Boolean(EXPORTED), latest, nearest, Problem, cells: {} };
 })();

@@ -3,7 +3,7 @@
 
 const App = (() => {
   const byId = id => document.getElementById(id);
-  let facts = null, ready = {}, answer = null, films = [], settledTimer = 0, shownCount = 0, comparing = false;
+  let facts = null, ready = {}, answer = null, films = [], settledTimer = 0, comparing = false;
 
   function complain(problem) {
     if (problem.code === 409 || !problem.message) return;
@@ -16,7 +16,7 @@ const App = (() => {
 
   // Asking: while something is dragged only films are fetched; numbers follow once it has settled.
   const fetchFilms = Api.latest(async request => {
-    try { await present(await Api.draw(request), shownCount === 0); } catch (problem) { complain(problem); }
+    try { await present(await Api.draw(request)); } catch (problem) { complain(problem); }
   });
 
   function ask(settled) {
@@ -24,16 +24,20 @@ const App = (() => {
     State.remember(settled);
     mark();
     clearTimeout(settledTimer);
-    if (!ready.films) { byId("caption").textContent = "One moment: the model is still starting."; return; }
-    fetchFilms(State.request());
+    if (ready.films) fetchFilms(State.request());
+    else if (facts.films.length) {
+      // While the model starts, the nearest of the stored films stands in.
+      const stored = facts.films[Api.nearest(facts.films.map(one => one.request.wish), State.state.wish, facts.map)];
+      if (stored !== answer) present(stored);
+    } else byId("caption").textContent = "One moment: the model is still starting.";
   }
 
-  async function present(found, restart = true) {
+  async function present(found) {
     const reels = await Promise.all(found.films.map(one => Body.decode(one.film)));
-    answer = found; comparing = false; shownCount++;
+    answer = found; comparing = false;
     films = found.films.map((one, i) => ({ ...one, reel: reels[i] }));
     State.state.which = Math.min(State.state.which, films.length - 1);
-    Stage.show(films, State.state.which, restart || true);
+    Stage.show(films, State.state.which);
     describe();
     clearTimeout(settledTimer);
     settledTimer = setTimeout(settle, 250);
@@ -118,7 +122,7 @@ const App = (() => {
   function pick(which) {
     State.state.which = which;
     State.remember(false);
-    if (!comparing) Stage.choose(which); else Stage.show(films, which, true);
+    if (!comparing) Stage.choose(which); else Stage.show(films, which);
     comparing = false;
     describe();
     clearTimeout(settledTimer);

@@ -12,18 +12,18 @@ const Controls = (() => {
   }
 
   // A slider whose tick leaves its value free; `set` shows a value, null being free.
-  function slider(name, low, high, digits, put) {
+  function slider(name, low, high, digits, put, word = "free", usual = "any") {
     const range = element("input", { type: "range", min: low, max: high, step: (high - low) / 200 });
     const output = element("output"), tick = element("input", { type: "checkbox" });
     range.setAttribute("aria-label", name);
-    tick.setAttribute("aria-label", `${name}: leave free`);
+    tick.setAttribute("aria-label", `${name}: ${word}`);
     const row = element("div", { className: "slider" }, element("span", { textContent: name }), range, output,
-      element("label", {}, tick, " free"));
+      element("label", {}, tick, ` ${word}`));
     const set = value => {
       tick.checked = value === null;
       row.classList.toggle("free", value === null);
       if (value !== null) range.value = value;
-      output.textContent = value === null ? "any" : Number(value).toFixed(digits);
+      output.textContent = value === null ? usual : Number(value).toFixed(digits);
     };
     range.oninput = () => { set(Number(range.value)); put(Number(range.value), false); };
     range.onchange = () => put(Number(range.value), true);
@@ -43,8 +43,7 @@ const Controls = (() => {
     dials.quality = slider("fitness rank", 0, 1, 2,
       (value, settled) => put(v => { State.state.wish.quality = v; }, value, settled));
     dials.guidance = slider("guidance", 0, 8, 1,
-      (value, settled) => put(v => { State.state.guidance = v; }, value, settled));
-    dials.guidance.row.querySelector("label").lastChild.textContent = " usual";
+      (value, settled) => put(v => { State.state.guidance = v; }, value, settled), "usual", "usual");
     const seed = element("input", { type: "number", min: 0, max: 2 ** 31 - 5, step: 1, id: "seed" });
     seed.onchange = () => { State.state.seed = Math.min(2 ** 31 - 5, Math.max(0, Math.round(seed.value) || 0)); changed(true); };
     const again = element("button", { type: "button", textContent: "Four others", id: "again" });

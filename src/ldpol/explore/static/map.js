@@ -4,14 +4,14 @@
 
 const MapView = (() => {
   const LAYERS = {
-    elites: { label: "Elites: fitness", unit: "fitness", worst: false,
+    elites: { label: "elites", unit: "fitness", worst: false,
       hint: "Each cell is a policy that the search found. Click, or drag, to ask for what lies there." },
-    generated: { label: "Generated: fitness", unit: "fitness", worst: false,
+    generated: { label: "generated", unit: "fitness", worst: false,
       hint: "Where policies land that the model makes for the measures of every elite, one each." },
-    error: { label: "Error, in cells", unit: "cells", worst: true,
+    error: { label: "error", unit: "cells", worst: true,
       hint: "How far from each elite the policy lands that the model makes in its place." },
-    steadiness: { label: "Luck of the search, in cells", unit: "cells", worst: true,
-      hint: "How far elites land, on average, from where one lucky episode stored them." },
+    steadiness: { label: "steadiness", unit: "cells", worst: true,
+      hint: "How far elites land, on average, from where the one episode that stored them put them; dark is steady." },
   };
   const STOPS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
   let map = null, values = {}, panels = [], layer = "elites", heldOut = false, asked = [], reached = [], onAsk = () => {};
@@ -266,7 +266,8 @@ const MapView = (() => {
       const label = document.createElement("label"), box = document.createElement("input");
       box.type = "checkbox"; box.checked = heldOut; box.id = "held-out";
       box.onchange = () => { heldOut = box.checked; panels.forEach(panel => { panel.base = null; }); paint(); };
-      label.append(box, " held out of training");
+      label.title = "elites that training never saw";
+      label.append(box, " held out");
       host.append(label);
     }
   }

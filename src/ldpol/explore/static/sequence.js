@@ -99,7 +99,7 @@ const Sequence = (() => {
     for (const one of ways) {
       if (!one.canvas.isConnected) continue;
       Stage.fit(one.canvas);
-      Body.draw(one.canvas, [{ film: one.reel, ghost: one.way === "nearest" }], clock, { ...Stage.eye, scale: one.canvas.height * 0.42 });
+      Body.draw(one.canvas, [{ film: one.reel, ghost: one.way === "nearest" }], clock, { ...Stage.eye, scale: one.canvas.height * 0.5 });
       [...one.marks.children].forEach((mark, i) => mark.classList.toggle("now", i === now));
     }
   }

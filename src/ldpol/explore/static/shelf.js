@@ -49,7 +49,7 @@ const Shelf = (() => {
       requestAnimationFrame(() => {
         Stage.fit(canvas);
         Body.draw(canvas, [{ film: entry.one.reel }], entry.one.reel.length * 0.45,
-          { ...Stage.eye, turn: 0.35, tilt: 0.12, trail: 0, scale: canvas.height * 0.42 });
+          { ...Stage.eye, turn: 0.35, tilt: 0.12, trail: 0, plain: true, scale: canvas.height * 0.5 });
       });
       return frame;
     }));

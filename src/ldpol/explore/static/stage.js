@@ -28,10 +28,10 @@ const Stage = (() => {
   }
 
   // Show an answer: `films` with `.reel` decoded; `which` is the one shown large, beside the elite if there is one.
-  function show(films, which, restart) {
+  function show(films, which) {
     cast = films;
     choose(which);
-    if (restart) clock = 0;
+    clock = 0;
     const host = byId("draws");
     host.replaceChildren(...films.map((one, i) => {
       const button = document.createElement("button"), label = document.createElement("span"), canvas = document.createElement("canvas");
@@ -88,14 +88,14 @@ const Stage = (() => {
     if (main.length) {
       const view = byId("view");
       fit(view);
-      const scale = Math.min(view.height * 0.42, view.width * 0.2);
+      const scale = Math.min(view.height * 0.5, view.width * 0.25);
       const project = Body.draw(view, main, clock, { ...eye, scale });
       beyond(view, project);
       for (const one of cast) {
         if (!one.canvas || !one.canvas.isConnected) continue;
         fit(one.canvas);
         Body.draw(one.canvas, [{ film: one.reel, ghost: one.role === "elite" && cast[0] !== one }], clock,
-          { ...eye, trail: 0, scale: one.canvas.height * 0.42 });
+          { ...eye, trail: 0, plain: true, scale: one.canvas.height * 0.5 });
       }
       gait();
       byId("time").value = Math.min(1000, clock / length * 1000);
