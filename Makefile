@@ -2,6 +2,8 @@ SEARCH ?=
 CONFIG ?= experiments/walker2d.py:$(if $(SEARCH),$(SEARCH)_)cpu
 WORKDIR ?= runs/$(or $(SEARCH),demo)
 ARGS ?=
+MODEL ?=
+NAME ?= walker2d
 PYTHON ?= python3
 
 VENV := .venv
@@ -15,7 +17,7 @@ RUN = --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo archive train eval report test lint types bench fuzz chaos constraints clean
+.PHONY: help setup demo archive train eval report explore model test lint types bench fuzz chaos constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +41,12 @@ eval: $(STAMP) ## Evaluate the generator in WORKDIR
 
 report: $(STAMP) ## Write the HTML report of WORKDIR
 	$(STAGE) report $(RUN)
+
+explore: $(STAMP) ## Look at what a model can do, in the browser: the one that comes with ldpol, or MODEL=runs/demo
+	$(PY) -m ldpol.explore $(MODEL) $(ARGS)
+
+model: $(STAMP) ## Put the model of WORKDIR into the package, as NAME
+	$(PY) -m ldpol.explore.ship $(WORKDIR) $(NAME)
 
 test: $(STAMP) ## Run the tests
 	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)

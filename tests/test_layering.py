@@ -12,7 +12,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings", "types"),
     ("lanes",),
     ("tasks", "policy", "measures", "keys"),
-    ("storage", "precision", "rollout"),
+    ("storage", "precision", "rollout", "models"),
     ("session", "film", "train_loop"),
     ("hooks",),
     ("archive", "traits"),
@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (ROOT,),  # the re-exports: for users and entry points, not for the modules below
     ("experiments",),
     ("sample",),
+    ("explore",),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 

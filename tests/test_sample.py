@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ldpol.archive import Grid
 from ldpol.film import film
 from ldpol.policy import PolicyShape
 from ldpol.report.animation import render_animation
+from ldpol.report.filmstrip import encode_film
 from ldpol.rollout import rollout
 from ldpol.tasks import Skeleton
 
@@ -70,16 +72,46 @@ def content(page):
     return json.loads(re.search(r"const data = (\{.*?\});\n", page).group(1).replace("<\\/", "</"))
 
 
-def test_the_animation_holds_what_happened():
+def decoded(film):
+    """Rows of a film as numbers, by the words of `encode_film`'s docstring."""
+    rows = 6 * len(film["radii"]) + 1 + film["measures"]
+    changes = np.frombuffer(zlib.decompress(base64.b64decode(film["data"])), "<i2").reshape(rows, -1)
+    units = film["units"]
+    worth = [units["place"]] * (rows - 1 - film["measures"]) + [units["reward"]] + [units["measure"]] * film["measures"]
+    return np.cumsum(changes, 1) * np.asarray(worth)[:, None]
+
+
+def test_a_film_round_trip():
     ends = np.random.default_rng(0).normal(size=(9, 2, 2, 3))
     measures = np.tile([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]], (3, 1))
+    film = encode_film(ends, measures, np.arange(9.0), radii=(0.1, 0.2), sides=(-1, 1), dt=0.008)
+    rows = decoded(film)
+    shown = [0, 2, 4, 6, 8]  # 60 a second
+    origin = ends[0].reshape(-1, 3).mean(0) * [1, 1, 0]
+    np.testing.assert_allclose(rows[:12].T.reshape(5, 2, 2, 3), ends[shown] - origin, atol=6e-4)
+    np.testing.assert_allclose(rows[12], np.cumsum(np.arange(9.0))[shown], atol=0.05)
+    np.testing.assert_allclose(rows[13:].T, np.cumsum(measures, 0)[shown], atol=0.005)
+    assert (film["steps"], film["stride"], film["sides"]) == (9, 2, [-1, 1])
+
+
+def test_a_film_of_far_and_large():
+    """A body thrown 200 m in one step, rewards in millions: coarser levels, and no error that adds up."""
+    ends = np.zeros((50, 1, 2, 3))
+    ends[10:, ..., 0] = 200.0
+    ends[:, ..., 2] = np.linspace(0.0, 1.0, 50)[:, None, None]
+    rewards = np.random.default_rng(1).normal(size=50) * 1e6
+    film = encode_film(ends, np.zeros((50, 1)), rewards, radii=(0.1,), dt=0.1)
+    rows = decoded(film)
+    assert film["stride"] == 1 and film["sides"] == [-1]
+    np.testing.assert_allclose(rows[:6].T.reshape(50, 1, 2, 3), ends, atol=200 / 32766)
+    np.testing.assert_allclose(rows[6], np.cumsum(rewards), atol=np.abs(rewards).max() / 32766)
+
+
+def test_the_animation_holds_what_happened():
+    film = encode_film(np.zeros((3, 1, 2, 3)), np.zeros((3, 2)), np.arange(3.0), radii=(0.1,), dt=0.01)
     page = render_animation(
         "a <b>",
-        ends,
-        (0.1, 0.2),
-        measures,
-        np.arange(9.0),
-        dt=0.01,
+        film,
         names=("left", "</script>"),
         low=(0.0, 0.0),
         high=(1.0, 2.0),
@@ -87,16 +119,11 @@ def test_the_animation_holds_what_happened():
         facts={"fitness": "3 & 4"},
     )
     data = content(page)
-    shown = [0, 2, 4, 6, 8]  # 50 a second
-    places = np.frombuffer(base64.b64decode(data["places"]), "<i2").reshape(5, 2, 2, 3) / 1000
-    origin = ends[0].reshape(-1, 3).mean(0) * [1, 1, 0]
-    np.testing.assert_allclose(places, ends[shown] - origin, atol=6e-4)
-    assert data["seconds"] == [0.01, 0.03, 0.05, 0.07, 0.09]
-    np.testing.assert_allclose(data["average"][1], [2 / 3, 1 / 3], atol=1e-3)
-    np.testing.assert_allclose(data["reward"], np.cumsum(np.arange(9.0))[shown])
+    assert data["film"] == film
     assert data["asked"] == [0.25, None] and data["names"][1] == "</script>"
     assert page.count("</script>") == 1 and "a &lt;b&gt;" in page and "3 &amp; 4" in page
     assert "http" not in page and "src=" not in page and "import" not in page
+    assert "const Body" in page and "so far" in page
 
 
 def test_sampling(model, monkeypatch):

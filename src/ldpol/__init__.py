@@ -1,20 +1,25 @@
 """Quality-diversity archives to one generative model of policies, in pure JAX."""
 
-from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, search, tasks
-from ldpol.archive import Archive, Grid
-from ldpol.distillation import DistillConfig, Distilled, distill
-from ldpol.errors import UserError
-from ldpol.evaluation.protocol import evaluate
-from ldpol.generator import PolicyGenerator
-from ldpol.generator_file import load
-from ldpol.hooks import Hooks
-from ldpol.player import Player, make_player
-from ldpol.policy import Policy, PolicyShape
-from ldpol.reference import Split, reevaluate, split
-from ldpol.rollout import RolloutConfig
-from ldpol.search.archive_search import SearchConfig, search_archive
-from ldpol.tasks import Task, make_task
-from ldpol.types import Behaviour, Score
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, search, tasks
+    from ldpol.archive import Archive, Grid
+    from ldpol.distillation import DistillConfig, Distilled, distill
+    from ldpol.errors import UserError
+    from ldpol.evaluation.protocol import evaluate
+    from ldpol.generator import PolicyGenerator
+    from ldpol.generator_file import load
+    from ldpol.hooks import Hooks
+    from ldpol.models import list_models
+    from ldpol.player import Player, make_player
+    from ldpol.policy import Policy, PolicyShape
+    from ldpol.reference import Split, reevaluate, split
+    from ldpol.rollout import RolloutConfig
+    from ldpol.search.archive_search import SearchConfig, search_archive
+    from ldpol.tasks import Task, make_task
+    from ldpol.types import Behaviour, Score
 
 __all__ = [
     "Archive",
@@ -40,6 +45,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "hooks",
+    "list_models",
     "load",
     "make_player",
     "make_task",
@@ -51,3 +57,36 @@ __all__ = [
     "split",
     "tasks",
 ]
+
+_HOMES = {
+    "archive": ("Archive", "Grid"),
+    "distillation": ("DistillConfig", "Distilled", "distill"),
+    "errors": ("UserError",),
+    "evaluation.protocol": ("evaluate",),
+    "generator": ("PolicyGenerator",),
+    "generator_file": ("load",),
+    "hooks": ("Hooks",),
+    "models": ("list_models",),
+    "player": ("Player", "make_player"),
+    "policy": ("Policy", "PolicyShape"),
+    "reference": ("Split", "reevaluate", "split"),
+    "rollout": ("RolloutConfig",),
+    "search.archive_search": ("SearchConfig", "search_archive"),
+    "tasks": ("Task", "make_task"),
+    "types": ("Behaviour", "Score"),
+}
+_ROOMS = ("archive", "distillation", "errors", "evaluation", "hooks", "player", "reference", "search", "tasks")
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for (PEP 562): the explorer's page is there before JAX is."""
+    if name in _ROOMS:
+        return importlib.import_module(f"ldpol.{name}")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"ldpol.{module}"), name)
+    raise AttributeError(f"module 'ldpol' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

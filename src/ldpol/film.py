@@ -6,7 +6,7 @@ from flax import struct
 
 from ldpol.errors import UserError
 from ldpol.rollout import Apply
-from ldpol.tasks import Task
+from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, Score
 
 
@@ -39,6 +39,31 @@ def film(task: Task, apply: Apply, params: Params, key: Key) -> tuple[Score, Fil
     Raises:
       ValueError: if the task does not say how to draw its body.
     """
+    start = task.reset(key)
+    _, _, shots = film_from(task, apply, params, start, jnp.ones((), bool), steps=task.episode_length)
+    length = shots.alive.sum().astype(jnp.float32)
+    return Score(shots.rewards.sum(), shots.measures.sum(0) / jnp.maximum(length, 1.0), length), shots
+
+
+def film_from(
+    task: Task, apply: Apply, params: Params, state: TaskState, alive: Array, *, steps: int
+) -> tuple[TaskState, Array, Film]:
+    """Record some steps of one policy from a given state on.
+
+    Args:
+      task: the task.
+      apply: `(params, observation [O]) -> action [A]`.
+      params: one policy.
+      state: where the episode stands.
+      alive: `[]` bool, whether it is not over yet.
+      steps: how many to record, T.
+
+    Returns:
+      The state after the last step, whether the episode is still not over, and the film.
+
+    Raises:
+      ValueError: if the task does not say how to draw its body.
+    """
     if task.skeleton is None:
         raise UserError(f"task {task.name!r} cannot be filmed: it does not say how to draw its body")
     draw = task.skeleton.ends
@@ -52,7 +77,5 @@ def film(task: Task, apply: Apply, params: Params, key: Key) -> tuple[Score, Fil
         shot = Film(ends, measures, jnp.where(alive, state.reward, 0.0), alive)
         return (state, alive & (state.done < 0.5), ends), shot
 
-    start = task.reset(key)
-    _, shots = jax.lax.scan(body, (start, jnp.ones((), bool), draw(start)), None, length=task.episode_length)
-    length = shots.alive.sum().astype(jnp.float32)
-    return Score(shots.rewards.sum(), shots.measures.sum(0) / jnp.maximum(length, 1.0), length), shots
+    (state, alive, _), shots = jax.lax.scan(body, (state, alive, draw(state)), None, length=steps)
+    return state, alive, shots

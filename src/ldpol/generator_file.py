@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldpol import storage
+from ldpol import models, storage
 from ldpol.archive import check_grid
 from ldpol.errors import UserError
 from ldpol.generator import KIND, PolicyGenerator
@@ -20,12 +20,16 @@ from ldpol.precision import expand
 
 
 def load(path: Path | str) -> PolicyGenerator:
-    """Read a generator written by `PolicyGenerator.save`; never executes anything from the file.
+    """Read a generator; never executes anything from the file.
+
+    Args:
+      path: a file written by `PolicyGenerator.save`, or one of the names of `ldpol.list_models`.
 
     Raises:
       FileNotFoundError: if there is none.
       UserError: if it is damaged, of another kind, or no sound model: its networks do not fit, or hold NaN.
     """
+    path = models.resolve(path)
     arrays, about = storage.load(path, kind=KIND)
     try:
         # A model without language has no arrays of a reader, one without verified draws none of a bank.

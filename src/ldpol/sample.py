@@ -139,9 +139,10 @@ def run(options: argparse.Namespace) -> str:
     import numpy as np
 
     from ldpol import generator_file, session, storage
-    from ldpol.film import film
+    from ldpol.film import film as film_of
     from ldpol.language.understanding import describe_understanding
     from ldpol.report.animation import render_animation
+    from ldpol.report.filmstrip import encode_film
 
     check_out(options.out)
     model = generator_file.load(options.model)
@@ -167,7 +168,7 @@ def run(options: argparse.Namespace) -> str:
 
     @jax.jit
     def play(policy: Any, keys: Any) -> Any:
-        scores, films = jax.vmap(lambda key: film(task, model.apply, policy, key))(keys)
+        scores, films = jax.vmap(lambda key: film_of(task, model.apply, policy, key))(keys)
         return scores, jax.tree.map(lambda leaf: leaf[0], films)
 
     with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
@@ -206,13 +207,17 @@ def run(options: argparse.Namespace) -> str:
         "length": f"{scores.length.mean():.0f} of {task.episode_length} steps",
     }
     lived = max(int(shown.alive.sum()), 1)
-    page = render_animation(
-        f"{task.name}: a sampled policy",
+    film = encode_film(
         shown.ends[:lived],
-        task.skeleton.radii if task.skeleton else (),
         shown.measures[:lived],
         shown.rewards[:lived],
+        radii=task.skeleton.radii if task.skeleton else (),
+        sides=task.skeleton.sides if task.skeleton else (),
         dt=task.dt,
+    )
+    page = render_animation(
+        f"{task.name}: a sampled policy",
+        film,
         names=model.measure_names,
         low=model.grid.low,
         high=model.grid.high,

@@ -112,10 +112,13 @@ class Skeleton(NamedTuple):
     Attributes:
       radii: of the G capsules, metres.
       ends: `TaskState -> [G, 2, 3]` where the two ends of each capsule's axis are, metres; a sphere's are one point.
+      sides: of the G capsules: 0 or 1 for a limb of the task's first or second side, -1 for the middle; empty where
+        nothing has a side.
     """
 
     radii: tuple[float, ...]
     ends: Callable[[TaskState], Array]
+    sides: tuple[int, ...] = ()
 
 
 @struct.dataclass
@@ -227,11 +230,11 @@ def make_task(
         reset_noise=float(env._reset_noise_scale),
         torso=_torso,
         sides=spec.sides,
-        skeleton=_skeleton(env),
+        skeleton=_skeleton(env, spec),
     )
 
 
-def _skeleton(env: PipelineEnv) -> Skeleton:
+def _skeleton(env: PipelineEnv, spec: TaskSpec) -> Skeleton:
     """All capsules and spheres of the model; the only other shape in these tasks is the ground."""
     model: Any = env.sys.mj_model
     ids = np.flatnonzero(np.isin(model.geom_type, (2, 3)))  # mjGEOM_SPHERE, mjGEOM_CAPSULE
@@ -246,7 +249,29 @@ def _skeleton(env: PipelineEnv) -> Skeleton:
         turn = jax.vmap(jax.vmap(math.rotate, (0, None)))
         return pose.pos[links][:, None] + turn(local, pose.rot[links])
 
-    return Skeleton(tuple(model.geom_size[ids, 0].tolist()), ends)
+    side = _sides_of_bodies(model, spec)
+    return Skeleton(tuple(model.geom_size[ids, 0].tolist()), ends, tuple(side[body] for body in model.geom_bodyid[ids]))
+
+
+def _sides_of_bodies(model: Any, spec: TaskSpec) -> list[int]:
+    """The side of every body of a MuJoCo model, -1 for none.
+
+    What carries only feet of one side is of that side, whatever it is called (the right leg of walker2d has no name of
+    its own, and those of the ant's legs mislead); of the rest, arms are known by their names.
+    """
+    carries: list[set[int]] = [set() for _ in range(model.nbody)]
+    for side, (_, feet) in enumerate(spec.sides):
+        for foot in feet:
+            body = int(model.geom(spec.feet[foot]).bodyid[0])
+            while body:  # 0 is the world
+                carries[body].add(side)
+                body = int(model.body_parentid[body])
+    found = []
+    for body, sides in enumerate(carries):
+        named = {side for side, (name, _) in enumerate(spec.sides) if name in model.body(body).name}
+        one = sides or named
+        found.append(one.pop() if len(one) == 1 else -1)
+    return found
 
 
 def _torso(state: TaskState) -> Torso:

@@ -1,0 +1,7 @@
+"""See what a model or an archive can do: a page in the browser, served from this machine alone.
+
+    python -m ldpol.explore [MODEL]
+
+`source` finds the files, `engine` computes, `worker` owns the thread that does, `requests` checks what the page asks
+for, `app` serves it, `export` writes the same page without a server, and `ship` makes the model of the package.
+"""

@@ -1,0 +1,138 @@
+"""What is computed for the page, as a few programs of fixed shapes; all that depends on how the library is laid out.
+
+Nothing here jits: `Engine` does.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ldpol.evaluation.choosing import around, from_generator, look_ahead
+from ldpol.evaluation.film import Film, film, film_from
+from ldpol.evaluation.sequencing import Sequel
+from ldpol.generator import PolicyGenerator
+from ldpol.rollout import Apply, RolloutConfig, evaluate
+from ldpol.tasks import Task, TaskState
+from ldpol.traits import behave, observe
+from ldpol.types import Array, Key, Params, Score
+
+EPISODES = 10
+"""Episodes that the numbers on the page are means of."""
+SEGMENT = 1.0
+"""Seconds, about, that each wish of a sequence lasts."""
+SETTLE, HORIZON = 0.2, 2.0
+"""Of a segment, the part in which measures do not count yet; and how many segments a look-ahead plays."""
+CANDIDATES = 8
+SPREAD, QUALITY = 0.4, 0.5
+"""How far from the wish candidates may ask, and the least rank of fitness they ask for, as in the suite's defaults."""
+
+
+class Asked(NamedTuple):
+    """A wish as arrays; NaN leaves free.
+
+    Attributes:
+      measures: `[M]` in task units.
+      quality: `[]` rank of fitness.
+      text: `[L]` what `read` made of a sentence.
+      guidance: `[]`.
+    """
+
+    measures: Array
+    quality: Array
+    text: Array
+    guidance: Array
+
+
+def draw(model: PolicyGenerator, keys: Key, asked: Asked, *, steps: int | None) -> tuple[Params, Array]:
+    """Draw a policy a key, as `model.sample` does, and say which measures it was decoded for.
+
+    Args:
+      model: the generator.
+      keys: `[N]`.
+      asked: one wish.
+      steps: integration steps; None: the model's own.
+
+    Returns:
+      N policies, and `[N, M]` measures in task units: those asked for and, where they were free, those drawn, or NaN of
+      a decoder that is told none.
+    """
+    condition = model.condition(asked.measures, quality=asked.quality, text=_spoken(model, asked.text))
+
+    def one(key: Key) -> tuple[Params, Array]:
+        latent, measures = model.sample_latent(key, condition, guidance=asked.guidance, steps=steps)
+        known = (condition.given > 0) | (model.autoencoder.octaves > 0)
+        return model.decode(latent, measures), jnp.where(known, model.grid.unscaled(measures), jnp.nan)
+
+    return jax.vmap(one)(keys)
+
+
+def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, Film]:
+    """Film one episode of each of N policies from the same start."""
+    return jax.vmap(lambda params: film(task, apply, params, key))(policies)
+
+
+def judge(task: Task, apply: Apply, policy: Params, key: Key) -> tuple[Score, Array]:
+    """Play one policy as `ldpol.evaluate` does with `key[None]`.
+
+    Returns:
+      The `Score` `[E]` of its episodes, and its traits and measures `[C]`, means of them.
+    """
+    one = jax.tree.map(lambda leaf: leaf[None], policy)
+    lanes = RolloutConfig(lanes=EPISODES)
+    scores, records = evaluate(task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=observe(task))
+    score, record = jax.tree.map(lambda leaf: leaf[0], (scores, records))
+    return score, behave(task, score, record).traits
+
+
+def segment_length(task: Task) -> int:
+    """Return the steps of a segment."""
+    return max(2, min(task.episode_length, round(SEGMENT / task.dt)))
+
+
+def segment(task: Task, apply: Apply, policies: Params, states: TaskState, alive: Array) -> tuple[Any, Array, Film]:
+    """Film the next segment of R episodes, each from where it stands; returns states, whether alive, and films."""
+    steps = segment_length(task)
+    return jax.vmap(partial(film_from, task, apply, steps=steps))(policies, states, alive)
+
+
+def choose(
+    task: Task, model: PolicyGenerator, key: Key, asked: Asked, state: TaskState, after: tuple[Key, Asked, Array]
+) -> Params:
+    """Choose the policy of a segment: the best of several samples, played ahead from where the episode stands.
+
+    Args:
+      task: the task.
+      model: the generator.
+      key: decides the candidates.
+      asked: the wish.
+      state: where the episode stands.
+      after: key and wish of the next segment, and whether there is one.
+    """
+    steps = segment_length(task)
+
+    def sample(asked: Asked, key: Key, measures: Array, quality: Array) -> Params:
+        text = _spoken(model, asked.text)
+        return model.sample(key, measures, quality=quality, text=text, guidance=asked.guidance, complete=False)
+
+    def candidates(key: Key, asked: Asked) -> Params:
+        low, high = model.grid.low, model.grid.high
+        return around(partial(sample, asked), CANDIDATES, SPREAD, QUALITY, low, high)(key, asked.measures)
+
+    chosen = look_ahead(
+        task,
+        model.apply,
+        candidates,
+        steps=steps,
+        settle=round(SETTLE * steps),
+        horizon=round(HORIZON * steps),
+        follow=from_generator(lambda key, asked: sample(asked, key, asked.measures, asked.quality), 1),
+        target=lambda asked: asked.measures,
+    )
+    return chosen(key, asked, state, Sequel(*after)).policy
+
+
+def _spoken(model: PolicyGenerator, text: Array) -> Array | None:
+    """A model without language takes no text, not even an empty one."""
+    return text if model.words else None

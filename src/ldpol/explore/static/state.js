@@ -1,0 +1,116 @@
+"use strict";
+// What is asked for, and where it is kept: in the address of the page.
+
+const State = (() => {
+  let facts = null;
+  const state = { wish: null, seed: 0, guidance: null, steps: null, which: 0, layer: "", sequence: [] };
+
+  const short = value => String(Number(value.toFixed(4)));
+
+  function begin(found) {
+    facts = found;
+    state.wish = blank();
+  }
+  const blank = () => ({ measures: facts.map.names.map(() => null), quality: null, text: null });
+
+  const copy = wish => ({ ...wish, measures: [...wish.measures] });
+
+  // A wish in one line of an address: "0.2,*;q0.9;t walk slowly".
+  function pack(wish) {
+    const parts = [wish.measures.map(value => value === null ? "*" : short(value)).join(",")];
+    if (wish.quality !== null) parts.push(`q${short(wish.quality)}`);
+    if (wish.text) parts.push(`t${wish.text}`);
+    return parts.join(";");
+  }
+  function unpack(line) {
+    const wish = blank(), [measures, ...rest] = line.split(";");
+    measures.split(",").slice(0, wish.measures.length).forEach((part, m) => {
+      const value = Number(part);
+      if (part !== "*" && part !== "" && Number.isFinite(value)) {
+        wish.measures[m] = Math.min(facts.map.high[m], Math.max(facts.map.low[m], value));
+      }
+    });
+    const quality = rest.find(part => /^q[\d.]+$/.test(part)), text = rest.findIndex(part => part[0] === "t");
+    if (quality) wish.quality = Math.min(1, Number(quality.slice(1)));
+    if (text >= 0) wish.text = rest.slice(text).join(";").slice(1, 301) || null;
+    return wish;
+  }
+
+  function address() {
+    const fields = new URLSearchParams({ ask: pack(state.wish) });
+    if (state.seed) fields.set("seed", state.seed);
+    if (state.guidance !== null) fields.set("guidance", short(state.guidance));
+    if (state.steps !== null) fields.set("steps", state.steps);
+    if (state.which) fields.set("film", state.which);
+    if (state.layer) fields.set("layer", state.layer);
+    state.sequence.forEach(wish => fields.append("then", pack(wish)));
+    return `#${fields}`;
+  }
+
+  // Take over what an address says; false if it says nothing.
+  function read(hash) {
+    const fields = new URLSearchParams(hash.slice(1));
+    const number = (name, low, high) => {
+      const value = Number(fields.get(name));
+      return fields.get(name) === null || !Number.isFinite(value) ? null : Math.min(high, Math.max(low, value));
+    };
+    state.sequence = fields.getAll("then").slice(0, 6).map(unpack);
+    state.layer = fields.get("layer") || "";
+    if (!fields.has("ask")) return false;
+    state.wish = unpack(fields.get("ask"));
+    state.seed = Math.round(number("seed", 0, 2 ** 31 - 5) || 0);
+    state.guidance = number("guidance", 0, 8);
+    const steps = number("steps", 2, 32);
+    state.steps = [2, 4, 8, 16, 32].includes(steps) ? steps : null;
+    state.which = Math.round(number("film", 0, 4) || 0);
+    return true;
+  }
+
+  // A settled request is a step to go back to; a drag is not.
+  function remember(settled) {
+    const now = address();
+    if (now === location.hash) return;
+    if (settled && location.hash) history.pushState(null, "", now); else history.replaceState(null, "", now);
+  }
+
+  const request = () => ({ wish: copy(state.wish), seed: state.seed, guidance: state.guidance, steps: state.steps });
+  const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+  // A wish in few words.
+  function words(wish) {
+    const given = wish.measures.map((value, m) => value === null ? null : `${facts.map.names[m]} ${value.toFixed(2)}`)
+      .filter(Boolean);
+    if (wish.text) given.unshift(`“${wish.text}”`);
+    if (wish.quality !== null) given.push(`fitness rank ${wish.quality.toFixed(2)}`);
+    return given.join(", ") || "anything";
+  }
+
+  const quoted = text => JSON.stringify(text);
+  function python(answer) {
+    const { wish, seed, guidance, steps } = answer.request, one = answer.films[state.which] || answer.films[0];
+    if (facts.archive) {
+      return `import jax\nfrom pathlib import Path\n\nimport ldpol\nfrom ldpol import archive\n\n`
+        + `elites = archive.load(Path(${quoted(facts.name)}))\n`
+        + `policy = archive.take(elites, [${one.row ?? 0}]).policies\n`
+        + `task = ldpol.make_task(elites.task, **{k: v for k, v in elites.settings if k in ("backend", "episode_length", "reset_noise")})\n`
+        + `score = ldpol.evaluate(task, elites.shape.apply, policy, jax.random.key(0)[None], episodes=10)\n`
+        + `print(score.measures.mean((0, 1)), score.fitness.mean())`;
+    }
+    const measures = wish.measures.some(value => value !== null)
+      ? `jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])` : "None";
+    const how = [];
+    if (wish.quality !== null) how.push(`quality=${short(wish.quality)}`);
+    if (guidance !== null) how.push(`guidance=${short(guidance)}`);
+    if (steps !== null) how.push(`steps=${steps}`);
+    const more = how.length ? `, ${how.join(", ")}` : "", key = `jax.random.key(${one.seed ?? seed})`;
+    const ask = wish.text ? `model.from_text(${key}, ${quoted(wish.text)}, ${measures}${more})`
+      : `model.sample(${key}, ${measures}${more})`;
+    return `import jax, jax.numpy as jnp\nimport ldpol\nfrom ldpol.sample import make_task\n\n`
+      + `model = ldpol.load(${quoted(facts.name)})\npolicy = ${ask}\n\n`
+      + `task, policies = make_task(model), jax.tree.map(lambda leaf: leaf[None], policy)\n`
+      + `score = jax.jit(lambda policies, keys: ldpol.evaluate(task, model.apply, policies, keys, episodes=10))(\n`
+      + `    policies, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
+  }
+
+  return { state, begin, blank, copy, read, remember, request, same, words, python };
+})();
