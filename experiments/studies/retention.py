@@ -12,7 +12,7 @@ Variants: cpu (default), smoke.
 
 from ml_collections import ConfigDict
 
-from ldpol.experiments.defaults import SMALL_UNET
+from ldpol.distillation.config import SMALL_UNET
 from ldpol.experiments.study.plan import row
 
 PAPER = "experiments/walker2d.py:paper"
