@@ -150,7 +150,7 @@ def finish(
     Args:
       name: of the benchmark.
       out: the file, or None.
-      config: the defaults the numbers are of, a settings dataclass.
+      config: the defaults the numbers are of, settings or JSON values.
       settings: the benchmark's own sizes.
       results: JSON-able.
       targets: what was claimed.
@@ -159,6 +159,7 @@ def finish(
         rows = [(t.claim, t.value, t.floor, "yes" if t.value >= t.floor else "NO") for t in targets]
         table("Targets", ("claim", "found", "at least", "reached"), rows)
     if out is not None:
+        plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config  # type: ignore[arg-type]
         content = {
             "benchmark": name,
             "seconds": round(time.monotonic() - _BEGUN, 1),
@@ -166,5 +167,5 @@ def finish(
             "targets": [target.about() for target in targets],
             "results": results,
         }
-        storage.write_json(out, content | session.provenance(dataclasses.asdict(config), 0))
+        storage.write_json(out, content | session.provenance(plain, 0))
     say(f"{name}: done" + (f" -> {out}" if out else ""))
