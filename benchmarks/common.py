@@ -1,6 +1,7 @@
 """What every benchmark needs: devices, cold compilation, interleaved timing, memory, a table, a result file."""
 
 import argparse
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.stages import Compiled
-from ml_collections import ConfigDict
 
-from ldpol import storage
-from ldpol.experiments import session
+from ldpol import session, storage
 
 _BEGUN = time.monotonic()
 
@@ -141,7 +140,7 @@ def _cell(value: Any) -> str:
 def finish(
     name: str,
     out: Path | None,
-    config: ConfigDict,
+    config: Any,
     settings: Mapping[str, Any],
     results: Any,
     targets: Sequence[Target] = (),
@@ -151,7 +150,7 @@ def finish(
     Args:
       name: of the benchmark.
       out: the file, or None.
-      config: the defaults the numbers are of.
+      config: the defaults the numbers are of, settings or JSON values.
       settings: the benchmark's own sizes.
       results: JSON-able.
       targets: what was claimed.
@@ -160,6 +159,7 @@ def finish(
         rows = [(t.claim, t.value, t.floor, "yes" if t.value >= t.floor else "NO") for t in targets]
         table("Targets", ("claim", "found", "at least", "reached"), rows)
     if out is not None:
+        plain = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config  # type: ignore[arg-type]
         content = {
             "benchmark": name,
             "seconds": round(time.monotonic() - _BEGUN, 1),
@@ -167,5 +167,5 @@ def finish(
             "targets": [target.about() for target in targets],
             "results": results,
         }
-        storage.write_json(out, content | session.provenance(config))
+        storage.write_json(out, content | session.provenance(plain, 0))
     say(f"{name}: done" + (f" -> {out}" if out else ""))

@@ -1,12 +1,13 @@
 """Networks on the latents of a finished run: how far is each, once trained, from the perfect denoiser?
 
 The perfect denoiser of an archive is known in closed form (`model/diffusion.py: posterior_mean`), so that no rollout's
-noise blurs the comparison. All train with the run's own settings, without language.
+noise blurs the comparison. All train with the default settings, without language.
 
     python benchmarks/denoisers.py runs/demo --out results/denoisers-walker2d.json
 """
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,21 @@ import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from ldpol import archive as archives
-from ldpol import storage
-from ldpol.experiments import passes, session, settings
-from ldpol.experiments.defaults import SMALL_UNET
-from ldpol.experiments.study.methods import encode
-from ldpol.experiments.train import held_out
-from ldpol.model.bank import LatentBank, Spread, build_bank, posterior_mean
+from ldpol import session
+from ldpol.distillation import DistillConfig, train
+from ldpol.distillation.config import SMALL_UNET, DiffusionLoss, LanguageConfig, VerifyConfig
+from ldpol.distillation.denoiser import diffusion_step
+from ldpol.distillation.targets import LatentDataset, Spread, latent_dataset, posterior_mean
+from ldpol.hooks import Hooks
 from ldpol.model.condition import ask
-from ldpol.model.decoder import AutoencoderConfig
-from ldpol.model.denoiser import DenoiserConfig, make_network
+from ldpol.model.denoiser import make_network
 from ldpol.model.diffusion import add_noise, make_schedule, precondition
-from ldpol.model.training import DiffusionLoss, diffusion_step
-from ldpol.train_loop import OptimiserConfig, scan_steps, start_state
+from ldpol.player import make_player
+from ldpol.reference import reevaluate
+from ldpol.tasks import make_task
+from ldpol.train_loop import OptimiserConfig, scan_steps, start_state, training_mesh
 from ldpol.types import Array, Key, PyTree
 
 CHUNK = 200
@@ -44,22 +45,31 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def latents(run: Path, config: Any) -> LatentBank:
-    """Encode the trained elites of a finished run."""
+def latents(run: Path, quick: bool) -> LatentDataset:
+    """Encode the elites of a finished run, by an autoencoder trained anew, without language."""
     archive = archives.load(run / "archive" / "elites")
-    held = config.train.held_out
-    kind = held_out(archive, config.seed, held.fraction, tuple(held.low), tuple(held.high))
-    trained = archives.take(archive, kind == 0)
-    fitness = np.asarray(passes.reference(config, run, archive).score.fitness)[kind == 0]
-    built = settings.build(AutoencoderConfig, config.train.autoencoder.architecture)
-    mean, deviation = encode(config, run, trained)
-    data, _ = storage.load(run / "train" / "data", kind="dataset")
-    labels, weights = jnp.asarray(data["measures"]), jnp.asarray(data["weights"])
-    noise = config.train.autoencoder.loss.noise
-    return build_bank(built, mean, deviation, labels, noise, weights, fitness)[0]
+    task = make_task(archive.task, **{name: value for name, value in archive.settings if name != "name"})
+    config = DistillConfig(language=LanguageConfig(captions=0))
+    if quick:
+        autoencoder = replace(config.autoencoder, optimiser=OptimiserConfig(steps=CHUNK), dagger_rounds=0)
+        config = replace(config, autoencoder=autoencoder, verify=VerifyConfig(rounds=0))
+    config = replace(config, denoiser=replace(config.denoiser, optimiser=OptimiserConfig(steps=1)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    player = make_player(task, archive.shape.apply, episodes=config.episodes)
+    hooks = Hooks(progress=session.progress)
+    archive = reevaluate(archive, task, key=keys[0], player=player, hooks=hooks)
+    made = train(archive, task, config, key=keys[1], player=player, hooks=hooks)
+    return latent_dataset(
+        config.autoencoder.architecture,
+        made.encoder.encode(archive.policies),
+        made.dataset.measures,
+        noise=config.autoencoder.loss.noise,
+        weights=made.dataset.weights,
+        fitness=np.asarray(archive.fitness),
+    )[0]
 
 
-def distance(network: Any, loss: DiffusionLoss, bank: LatentBank, params: PyTree, key: Key) -> tuple[Array, Array]:
+def distance(network: Any, loss: DiffusionLoss, bank: LatentDataset, params: PyTree, key: Key) -> tuple[Array, Array]:
     """Return the root mean square of (denoiser - perfect denoiser) at 10 noise levels `[10]`, and the levels."""
     schedule = make_schedule(loss.schedule)
     denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)
@@ -84,16 +94,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     session.start_jax()
-    config = ConfigDict(storage.read_json(options.run / "train" / "metrics.json")["config"])
+    config = DistillConfig()
     if options.quick:
-        config.train.denoiser.optimiser.steps, options.seeds = CHUNK, 1
-    bank, section, mesh = latents(options.run, config), config.train.denoiser, session.training_mesh()
-    loss, optimiser = settings.build(DiffusionLoss, section.loss), settings.build(OptimiserConfig, section.optimiser)
+        options.seeds = 1
+        config = replace(config, denoiser=replace(config.denoiser, optimiser=OptimiserConfig(steps=CHUNK)))
+    bank, mesh = latents(options.run, options.quick), training_mesh()
+    loss, optimiser = config.denoiser.loss, config.denoiser.optimiser
     rows = []
     for name, changes in NETWORKS.items():
-        architecture = settings.build(DenoiserConfig, section.architecture)._replace(**changes)
-        network = make_network(architecture, bank.mean.shape[1:])
-        step = partial(diffusion_step, network, loss, config.train.sampler.steps, optimiser, mesh, bank)
+        section = replace(config.denoiser, architecture=replace(config.denoiser.architecture, **changes))
+        network = make_network(section.architecture, bank.mean.shape[1:])
+        step = partial(diffusion_step, network, section, config.sampler.steps, mesh, dataset=bank)
         loop = jax.jit(partial(scan_steps, step, steps=CHUNK), donate_argnums=0)
         measure = jax.jit(partial(distance, network, loss, bank))
         for seed in range(options.seeds):
@@ -103,7 +114,7 @@ def main() -> None:
             state, metrics = loop(state, train_key)  # compiles
             jax.block_until_ready(state)
             start = time.perf_counter()
-            with session.progress(f"{name}, seed {seed}", optimiser.steps, CHUNK, "step") as bar:
+            with session.bar(f"{name}, seed {seed}", optimiser.steps, CHUNK, "step") as bar:
                 for _ in range(CHUNK, optimiser.steps, CHUNK):
                     state, metrics = loop(state, train_key)
                     bar.set_postfix_str(f"loss {metrics['loss']:.4f}", False)

@@ -14,12 +14,12 @@ from common import Program, Target, build, finish, measure, parser, say, start, 
 from jax.sharding import Mesh
 
 from ldpol.archive import Grid
-from ldpol.experiments import defaults, settings
+from ldpol.distillation import DistillConfig
 from ldpol.generator import PolicyGenerator
-from ldpol.model.bank import Scaling, image_shape
 from ldpol.model.condition import ask
-from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.model.denoiser import DenoiserConfig, make_network
+from ldpol.model.decoder import Decoder
+from ldpol.model.denoiser import make_network
+from ldpol.model.image import Scaling, image_shape
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.types import Array, Key, Params
@@ -31,9 +31,8 @@ TARGET = 20_000  # policies/s at walker2d's shape with the default sampler
 
 def random_generator(task: str, shape: PolicyShape, key: Key) -> PolicyGenerator:
     """Return an untrained generator of the default architecture."""
-    train = defaults.base(task).train
-    autoencoder = settings.build(AutoencoderConfig, train.autoencoder.architecture)
-    network = settings.build(DenoiserConfig, train.denoiser.architecture)
+    train = DistillConfig()
+    autoencoder, network = train.autoencoder.architecture, train.denoiser.architecture
     decoder_key, denoiser_key, latent_key = jax.random.split(key, 3)
     condition = ask(jnp.full(MEASURES, 0.5))
     latent, image = jax.random.normal(latent_key, autoencoder.latent), image_shape(autoencoder)
@@ -196,7 +195,7 @@ def main() -> None:
     finish(
         "generation",
         args.out,
-        defaults.base("walker2d"),
+        DistillConfig(),
         {"quick": args.quick, "repeats": repeats, "devices": mesh.size},
         results,
         [Target("policies/s, walker2d shape, default sampler", found, TARGET)],

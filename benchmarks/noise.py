@@ -11,10 +11,11 @@ import jax
 import numpy as np
 
 from ldpol import archive as archives
+from ldpol import session
 from ldpol.evaluation.metrics import summarise
-from ldpol.experiments import defaults, session
 from ldpol.policy import PolicyShape
 from ldpol.rollout import evaluate, over_chunks, policy_mesh
+from ldpol.search.archive_search import SearchConfig
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.tasks import make_task
 from ldpol.types import mean_score
@@ -63,7 +64,7 @@ def main() -> None:
                 f"QD {row['qd_score']:.0f}, std of measures {row['measure_std']:.3f}, moved {row['moved']:.3f}"
             )
     settings = {"steps": options.steps, "episodes": options.episodes, "seeds": options.seeds}
-    common.finish("noise", options.out, defaults.base("walker2d"), settings, rows)
+    common.finish("noise", options.out, SearchConfig(), settings, rows)
 
 
 if __name__ == "__main__":

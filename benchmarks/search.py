@@ -14,6 +14,7 @@ gradient steps, timed alone) and the rest: acting, advantages, resets, waiting, 
 import json
 import time
 from argparse import Namespace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,23 +29,23 @@ from matplotlib.ticker import EngFormatter
 from rollout import bare, split
 
 from ldpol import archive as archives
-from ldpol import report, storage
+from ldpol import report, session, storage
 from ldpol.evaluation.intervals import over_seeds as interval
 from ldpol.evaluation.intervals import show as plus_minus
 from ldpol.evaluation.metrics import summarise
-from ldpol.experiments import archive as stage
-from ldpol.experiments import session, settings
-from ldpol.experiments.defaults import SEARCHES
-from ldpol.experiments.settings import Config
 from ldpol.policy import PolicyShape
 from ldpol.report import canvas, figures
 from ldpol.rollout import copied_to, evaluate, over_chunks, policy_mesh, split_over
 from ldpol.search import ppo
+from ldpol.search.archive_search import SEARCHES, SearchConfig, make_search
 from ldpol.search.loop import SearchState
+from ldpol.search.map_elites import MapElitesConfig
 from ldpol.search.ppo_config import PPOConfig
-from ldpol.tasks import Task
+from ldpol.tasks import Task, make_task
 from ldpol.types import Array, mean_score
 
+EPISODES, CHUNK = 10, 256
+"""Per policy, where an archive is evaluated again, and policies per call."""
 NUMBERS = {  # and how many digits they are shown with
     "env_steps": 0,
     "cells": 0,
@@ -59,7 +60,6 @@ NUMBERS = {  # and how many digits they are shown with
 
 def main() -> None:
     parser = common.parser(__doc__)
-    parser.add_argument("--config", default="experiments/walker2d.py:{search}_cpu", help="{search} is filled in")
     parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seconds", type=float, default=480.0, help="of each search")
@@ -70,18 +70,19 @@ def main() -> None:
     options = parser.parse_args()
     session.start_jax()
     if options.quick:
-        options.config = options.config.replace("_cpu", "_smoke")
         options.seconds, options.at, options.steps, options.seeds = 4.0, [2.0, 4.0], [], options.seeds[:1]
     rows: list[dict[str, Any]] = []
     made: dict[str, dict[str, Any]] = {}
     for seed in options.seeds:
         for search in options.searches:
-            config = settings.load_config(options.config.format(search=search), [f"seed={seed}"])
+            config = SearchConfig(search, map_elites=MapElitesConfig(batch=64) if options.quick else MapElitesConfig())
             path = options.workdir / f"{search}-{seed}.json"
             if not path.is_file() and options.gather:
                 continue
             if not path.is_file():
-                storage.write_json(path, {"rows": one(config, options)} | session.provenance(config))
+                storage.write_json(
+                    path, {"rows": one(config, seed, options)} | session.provenance(asdict(config), seed)
+                )
             kept = storage.read_json(path)
             rows += kept.pop("rows")
             made[path.stem] = kept
@@ -102,14 +103,14 @@ def main() -> None:
         report.save(figure(rows), options.out.with_suffix(".png"))
 
 
-def one(config: Config, options: Namespace) -> list[dict[str, Any]]:
+def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, Any]]:
     """Run one search and play its archives again."""
-    name, everywhere = config.archive.search, copied_to(policy_mesh())
-    noisy, shape, grid = session.make_setting(config)
-    search = stage.make(config)
-    key = jax.device_put(jax.random.key(config.seed), everywhere)
+    name, everywhere = config.search, copied_to(policy_mesh())
+    noisy, quiet = make_task("walker2d", reset_noise=5e-3), make_task("walker2d", reset_noise=0.0)
+    search, shape, grid = make_search(noisy, config, search_task=quiet, mesh=policy_mesh())
+    key = jax.device_put(jax.random.key(seed), everywhere)
     state = jax.device_put(jax.jit(search.init)(key), everywhere)
-    common.say(f"{name}, seed {config.seed}: compiling")
+    common.say(f"{name}, seed {seed}: compiling")
     begun = time.perf_counter()
     step = jax.jit(search.step, donate_argnums=0, out_shardings=everywhere).lower(state, key).compile()
     compiling = time.perf_counter() - begun
@@ -130,18 +131,14 @@ def one(config: Config, options: Namespace) -> list[dict[str, Any]]:
             row = {"mark": f"{kind} {value:g}", "iterations": iteration, "env_steps": now["steps"], "seconds": spent}
             row |= {"evaluations": int(metrics["evaluations"]), "stored_cells": int(metrics["cells"])}
             kept.append((row, archives.from_qdax(state.repertoire, grid, noisy.name)))
-            common.say(
-                f"{name}, seed {config.seed}: {spent:.0f} s, {now['steps']:.3g} steps, {row['stored_cells']} cells"
-            )
+            common.say(f"{name}, seed {seed}: {spent:.0f} s, {now['steps']:.3g} steps, {row['stored_cells']} cells")
     shares = time_shares(config, noisy, shape, now["steps"], trained, spent)
-    play = jax.jit(partial(play_again, noisy, shape, config.eval.episodes, policy_mesh()))
+    play = jax.jit(partial(play_again, noisy, shape, EPISODES, policy_mesh()))
     rows = []
     for row, archive in kept:
-        scores = over_chunks(
-            play, archive.policies, jax.random.key(1000 + config.seed), size=config.rollout.chunk, mesh=policy_mesh()
-        )
+        scores = over_chunks(play, archive.policies, jax.random.key(1000 + seed), size=CHUNK, mesh=policy_mesh())
         again = summarise(grid, mean_score(scores), noisy.fitness_offset)
-        row = {"search": name, "seed": config.seed} | row | again
+        row = {"search": name, "seed": seed} | row | again
         row |= {"measure_std": float(scores.measures.std(1).mean()), "compile_seconds": compiling} | shares
         rows.append(row)
     return rows
@@ -160,15 +157,15 @@ def learned_steps(search: str, state: SearchState) -> float:
 
 
 def time_shares(
-    config: Config, task: Task, shape: PolicyShape, steps: float, trained: float, seconds: float
+    config: SearchConfig, task: Task, shape: PolicyShape, steps: float, trained: float, seconds: float
 ) -> dict[str, float]:
     """Return the shares of a search's time that physics and learning take, each timed alone on all devices."""
     mesh = policy_mesh()
-    lanes = jax.random.split(jax.random.key(0), config.rollout.device.lanes * mesh.size)
+    lanes = jax.random.split(jax.random.key(0), config.rollout.lanes * mesh.size)
     lanes = jax.device_put(lanes, split_over(mesh))
     physics = jax.jit(split(mesh, partial(bare, task)))
-    ppo_config = settings.build(PPOConfig, config.archive.ppga.ppo)
-    local = ppo_config._replace(environments=ppo_config.environments // mesh.size)
+    ppo_config = config.ppga.ppo
+    local = replace(ppo_config, environments=ppo_config.environments // mesh.size)
     state = ppo.init(local, task, shape, jax.random.key(0))
     learn = jax.jit(partial(learn_alone, local, shape, mesh, task))
     timed = common.measure({"physics": lambda: physics(lanes), "learning": lambda: learn(state)}, 3)

@@ -1,11 +1,12 @@
 """Training speed: steps/s of autoencoder and denoiser at the default config, and what a convolution costs.
 
 The data are random policies in random states: the speed of a step depends on shapes alone. The last part measures
-convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents and
+convolutions as a matrix product, `ldpol.model.denoiser.Convolution` on latents, and
 `ldpol.distillation.encoder.neighbourhoods` on the weights of policies, against XLA's general convolution.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -17,17 +18,19 @@ import numpy as np
 from common import Program, build, finish, measure, parser, say, start, table
 from jax.sharding import Mesh
 
+from ldpol.distillation import DistillConfig, autoencoder
+from ldpol.distillation.config import SMALL_UNET
 from ldpol.distillation.dataset import Dataset, normaliser
-from ldpol.distillation.encoder import neighbourhoods
-from ldpol.experiments import defaults, session, settings
-from ldpol.experiments.defaults import SMALL_UNET
-from ldpol.model import autoencoder, denoiser, training
-from ldpol.model.bank import LatentBank, build_bank, image_shape
+from ldpol.distillation.denoiser import diffusion_step
+from ldpol.distillation.encoder import Posterior, neighbourhoods
+from ldpol.distillation.targets import LatentDataset, latent_dataset
+from ldpol.model import denoiser
 from ldpol.model.condition import ask
-from ldpol.model.denoiser import Convolution, DenoiserConfig, make_network
+from ldpol.model.denoiser import Convolution, make_network
+from ldpol.model.image import image_shape
 from ldpol.policy import PolicyShape
 from ldpol.rollout import copied_to, policy_mesh
-from ldpol.train_loop import OptimiserConfig, TrainState, scan_steps, start_state
+from ldpol.train_loop import TrainState, scan_steps, start_state, training_mesh
 from ldpol.types import Array, Key, Params, PyTree
 
 SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d
@@ -74,15 +77,13 @@ def random_archive(train: Any, count: int, key: Key) -> Dataset:
 
 def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, steps: int) -> tuple[Program, tuple]:
     """Compile a chunk of autoencoder training, as the stage `train` runs it."""
-    config = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
-    loss = settings.build(training.AutoencoderLoss, train.autoencoder.loss)
-    optimiser = settings.build(OptimiserConfig, train.autoencoder.optimiser)
+    optimiser = train.autoencoder.optimiser
     everywhere = copied_to(mesh)
     projection = jax.device_put(params["encoder"]["projection"], everywhere)
     state = start_state(optimiser, {"encoder": params["encoder"]["params"], "decoder": params["decoder"]})
 
     def loop(state: TrainState, key: Key, data: Dataset) -> tuple[TrainState, dict[str, Array]]:
-        step = partial(training.autoencoder_step, SHAPE, config, loss, optimiser, mesh, data, projection)
+        step = partial(autoencoder.autoencoder_step, SHAPE, train.autoencoder, mesh, data=(data, projection))
         return scan_steps(step, state, key, steps)
 
     inputs = jax.device_put((state, jax.random.key(0), data), everywhere)
@@ -91,21 +92,19 @@ def autoencoder_loop(train: Any, data: Dataset, params: PyTree, mesh: Mesh, step
 
 def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: Any) -> tuple[Program, tuple]:
     """Compile a chunk of denoiser training, as the stage `train` runs it; `change` replaces architecture settings."""
-    built = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
-    config = settings.build(DenoiserConfig, train.denoiser.architecture)._replace(**change)
-    network = make_network(config, image_shape(built))
-    loss = settings.build(training.DiffusionLoss, train.denoiser.loss)
-    optimiser = settings.build(OptimiserConfig, train.denoiser.optimiser)
+    built, section = train.autoencoder.architecture, train.denoiser
+    section = replace(section, architecture=replace(section.architecture, **change))
+    network, loss, optimiser = make_network(section.architecture, image_shape(built)), section.loss, section.optimiser
     init_key, mean_key = jax.random.split(jax.random.key(0))
     count = data.measures.shape[0]
     mean = jax.random.normal(mean_key, (count, *built.latent))
-    bank, _ = build_bank(
-        built, mean, jnp.full_like(mean, 0.1), data.measures, loss.noise, data.weights, np.arange(count)
-    )
+    posterior, rank = Posterior(mean, jnp.full_like(mean, 0.1)), np.arange(count)
+    how = {"noise": loss.noise, "weights": data.weights, "fitness": rank}
+    bank, _ = latent_dataset(built, posterior, data.measures, **how)
     params = network.init(init_key, bank.mean[0], jnp.zeros(()), ask(data.measures[0]))["params"]
 
-    def loop(state: TrainState, key: Key, bank: LatentBank) -> tuple[TrainState, dict[str, Array]]:
-        step = partial(training.diffusion_step, network, loss, train.sampler.steps, optimiser, mesh, bank)
+    def loop(state: TrainState, key: Key, bank: LatentDataset) -> tuple[TrainState, dict[str, Array]]:
+        step = partial(diffusion_step, network, section, train.sampler.steps, mesh, dataset=bank)
         return scan_steps(step, state, key, steps)
 
     state = start_state(optimiser, params)
@@ -165,18 +164,17 @@ def compile_seconds(found: dict[str, Any]) -> float:
 def main() -> None:
     args = parser(__doc__).parse_args()
     start()
-    config = defaults.base("walker2d")
-    train = config.train
+    train = DistillConfig()
     count, steps, rounds, batch, repeats = (200, 5, 3, 64, 1) if args.quick else (1500, 100, 30, 512, 3)
     meshes = {"1 device": policy_mesh(jax.devices()[:1]), f"{len(jax.devices())} devices": policy_mesh()}
     names = {mesh.size: where for where, mesh in meshes.items()}
     most, usual = (
         names[len(jax.devices())],
-        names[session.training_mesh().size],
+        names[training_mesh().size],
     )  # `usual`: what the stage `train` takes
     data = random_archive(train, count, jax.random.key(0))
     say(f"{count} policies, {data.states.shape[1]} states each; principal directions")
-    architecture = settings.build(autoencoder.AutoencoderConfig, train.autoencoder.architecture)
+    architecture = train.autoencoder.architecture
     params = autoencoder.init(SHAPE, architecture, MEASURES, data.policies, normaliser(data), jax.random.key(1))
 
     say("compiling the training loops")
@@ -241,7 +239,7 @@ def main() -> None:
     finish(
         "training",
         args.out,
-        config,
+        train,
         {"policies": count, "steps_a_call": steps, "convolution_batch": batch, "repeats": repeats},
         {"steps_per_second": rates, "ratios": ratios, "loops": found, "convolutions": conv},
     )

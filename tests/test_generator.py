@@ -51,6 +51,7 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
         task="toy",
         settings=(("backend", "none"), ("episode_length", 7)),
         steps=3,
+        method="ddim",
     )
 
 

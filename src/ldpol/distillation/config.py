@@ -15,6 +15,9 @@ from ldpol.rollout import RolloutConfig
 from ldpol.settings import check, fail
 from ldpol.train_loop import OptimiserConfig
 
+SMALL_UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
+"""A small UNet to compare our MLP with: changes to `DenoiserConfig`."""
+
 
 @dataclass(frozen=True)
 class WeightsConfig:

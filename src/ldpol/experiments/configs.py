@@ -36,8 +36,6 @@ ITERATIONS = {
     "hybrid": {"cpu": SearchConfig.iterations, "smoke": 4, "gpu": 600, "paper": 600},
 }
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
-SMALL_UNET = {"network": "unet", "channels": (16, 32), "embedding": 80, "octaves": 5, "joint": 64}
-"""A small UNet to compare our MLP with: settings of `train.denoiser.architecture`."""
 SUITES = {suite.name: suite for suite in suites.ALL}
 SHARED = ("episodes", "rollout", "chunk")
 """Fields of `DistillConfig` that a config keeps in one place for all stages."""

@@ -14,8 +14,7 @@ def as_html(table: Table) -> str:
     if not table.rows:
         return text
     head = "".join(
-        f"<th scope=col>{escape(column.name)}<small>{escape(_unit(column.unit, column.form))}</small></th>"
-        for column in table.columns
+        f"<th scope=col>{escape(column.name)}<small>{escape(column.unit)}</small></th>" for column in table.columns
     )
     body = ""
     for row in table.rows:
@@ -26,10 +25,6 @@ def as_html(table: Table) -> str:
         body += f"<tr class={style}><th scope=row>{escape(row.name)}<small>{escape(row.note)}</small></th>{cells}</tr>"
     texts = any(isinstance(value, str | list) for row in table.rows for value in row.values)
     return text + frame(head, body, "texts" if texts else "numbers")
-
-
-def _unit(unit: str, form: str) -> str:
-    return f"% {unit}" if form == "percent" and unit else unit
 
 
 def _cell(value: Any, form: str) -> str:

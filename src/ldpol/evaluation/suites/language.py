@@ -143,7 +143,9 @@ class Sentences:
             )
             rows = tuple(
                 Row(
-                    f"Rank {write(one['asked'], '.2f')}", (one["reached"], one["fitness"], one["elites"]), "and no more"
+                    f"Rank {write(one['asked'], '.2f')}",
+                    (one["reached"], one["fitness"], one["elites"]),
+                    "asked for, and nothing else",
                 )
                 for one in ranks
                 if is_number(one.get("asked"))
