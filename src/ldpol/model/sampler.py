@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ldpol.errors import UserError
 from ldpol.model.condition import Condition
-from ldpol.model.diffusion import Denoise, Schedule
+from ldpol.model.diffusion import STRONGEST, Denoise, Schedule
 from ldpol.settings import check
 from ldpol.types import Array, Key
 
@@ -37,7 +37,8 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self, least={"steps": 1})
+        strong = {"guidance": STRONGEST, "text_guidance": STRONGEST}
+        check(self, least={"steps": 1} | {name: -most for name, most in strong.items()}, most=strong)
 
 
 def _directions(denoise: Denoise, schedule: Schedule, x: Array, t: Array, condition: Condition) -> tuple[Array, Array]:
