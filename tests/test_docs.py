@@ -12,8 +12,8 @@ SPEC = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.
 assert SPEC and SPEC.loader
 render = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(render)
-PENDING = {"explore.md", "bring-your-own.md", "reliability.md"}
-"""Pages that are still to be written."""
+PENDING = {"explore.png", "bring-your-own.md", "reliability.md"}
+"""Files that are still to be made."""
 COMING = {"MLP", "from_qdax", "replay"}
 """Names that are still to come."""
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in render.pages()}
