@@ -1,5 +1,7 @@
 """The pages: tables are those of the result files, links lead somewhere, the README stays short."""
 
+import ast
+import importlib
 import importlib.util
 import re
 
@@ -10,8 +12,10 @@ SPEC = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.
 assert SPEC and SPEC.loader
 render = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(render)
-PENDING = {"explore.md", "bring-your-own.md", "reliability.md"}
-"""Pages that are still to be written."""
+PENDING = {"explore.png", "bring-your-own.md", "reliability.md"}
+"""Files that are still to be made."""
+COMING = {"MLP", "from_qdax", "replay"}
+"""Names that are still to come."""
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in render.pages()}
 
 
@@ -64,6 +68,23 @@ def test_links_lead_somewhere(page):
         assert file.exists() or file.name in PENDING, path
         if heading:
             assert heading in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_code_names_what_exists():
+    """Every `ldpol.x` of a page's Python, and every import from it."""
+    import ldpol
+
+    for page, text in PAGES.items():
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            tree = ast.parse(block)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ldpol"):
+                    module = importlib.import_module(str(node.module))
+                    for alias in node.names:
+                        name = f"{node.module}.{alias.name}"
+                        assert hasattr(module, alias.name) or importlib.util.find_spec(name), (page, name)
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ldpol":
+                    assert hasattr(ldpol, node.attr) or node.attr in COMING, (page, node.attr)
 
 
 def test_the_readme_is_short():

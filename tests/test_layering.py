@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("distillation", "planning"),
     ("baselines",),
     ("evaluation",),
+    ("study",),
     ("report",),
     (ROOT,),  # the re-exports: for users and entry points, not for the modules below
     ("experiments",),

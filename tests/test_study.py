@@ -27,6 +27,7 @@ from ldpol.evaluation.metrics import action_distance
 from ldpol.experiments import configs
 from ldpol.experiments.study import chosen
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.model.sampler import SamplerConfig
 from ldpol.player import make_player, score_policies
 from ldpol.policy import PolicyShape
@@ -75,7 +76,7 @@ def test_rows_of_the_config():
     """Every published row can be made again; what shares a training says so by equal settings."""
     rows, base = rows_of()
     results = (ROOT / "results").glob("*-*.json")
-    tables = [storage.read_json(path) for path in results if path.stem.startswith(("retention", "ablations"))]
+    tables = [json.loads(path.read_text()) for path in results if path.stem.startswith(("retention", "ablations"))]
     assert len(tables) == 4
     assert {row["variant"] for table in tables for row in table["rows"]} <= set(rows)
     assert {row.kind for row in rows.values()} == set(STYLES)
@@ -174,7 +175,7 @@ def test_diversity_by_hand(setting):
     states = np.random.default_rng(0).normal(size=(24, 12, 3)).astype(np.float32)
     data = Dataset(None, trained.measures, jnp.ones(24), states, None, np.asarray(6))
     context = dataclasses.replace(setting, kept={"dataset": data})
-    row_key = jax.random.split(jax.random.fold_in(setting.key, 6))[0]
+    row_key = key_for(setting.key, "diversity/conditions")
     expected = []
     for number in np.sort(jax.random.permutation(row_key, 24)[: config.conditions]):
         away = np.linalg.norm(np.asarray(trained.measures) - np.asarray(trained.measures[number]), axis=1)
@@ -213,7 +214,7 @@ def test_a_clone_scores_as_the_plain_policies_it_is():
     tree = precision.compress(tree, "float16")
     found = evaluate_model(study.Model(tree, cloned.generate, 0, 0, 0.0, cloned.apply), context)
     wide = precision.expand(tree)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(context.key, 5), i))(jnp.arange(6))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key_for(context.key, "evaluate"), i))(jnp.arange(6))
     styles = jax.vmap(lambda wanted: cloned.generate(wide, jax.random.key(0), wanted))(measures)
     policies = jax.vmap(lambda style: fold(wide, style))(styles)
     expected = jax.jit(lambda them: score_policies(task, plain.apply, them, keys, episodes=2).score)(policies)

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             session.start_jax()
             stage = importlib.import_module(f"ldpol.experiments.{options.stage}")
             if options.stage == "study":
-                stage.run(config, options.workdir, configs.load_module(options.config).rows)
+                stage.run(config, options.workdir, configs.load_module(options.config.partition(":")[0]).rows)
             else:
                 configs.check(config)
                 stage.run(config, options.workdir)

@@ -175,19 +175,12 @@ def check(config: Config) -> None:
         suite.check_task(task)
 
 
-def load_module(spec: str) -> ModuleType:
-    """Run a config file and return it as a module; `spec` is `path/to/file.py`, with or without a variant.
-
-    Raises:
-      UserError: for a missing file.
-    """
-    path = spec.partition(":")[0]
+def load_module(path: str) -> ModuleType:
+    """Run a config file and return it as a module; `UserError` if there is no such Python file."""
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
-    found = importlib.util.spec_from_file_location(f"ldpol_config_{file.stem}", file)
+    found = importlib.util.spec_from_file_location(f"ldpol_config_{file.stem}", file) if file.is_file() else None
     if found is None or found.loader is None:
-        raise UserError(f"{path} is not a Python file")
+        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -203,11 +196,12 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
       UserError: for a missing file, an unknown variant or key, or a value of another type.
     """
-    module, variant = load_module(spec), spec.partition(":")[2]
+    path, _, variant = spec.partition(":")
+    module = load_module(path)
     try:
         config = module.get_config(variant or "cpu")
     except KeyError as error:
-        raise UserError(f"{spec.partition(':')[0]}: {error.args[0]}") from error
+        raise UserError(f"{path}: {error.args[0]}") from error
     config.lock()
     for text in overrides:
         override(config, text)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +18,7 @@ from ldpol.distillation.dataset import Dataset, Visit, collect, make_dataset, ma
 from ldpol.distillation.encoder import Posterior
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.player import Player
 from ldpol.reference import NO_BOX, Box, Split
 from ldpol.settings import check
@@ -113,7 +113,7 @@ class StudyContext:
         def make() -> Trained:
             hooks, elites = self.hooks(name), self.split.trained
             train = lambda: distillation.train(  # noqa: E731
-                elites, self.task, config, key=self.key, player=self.player, hooks=hooks
+                elites, self.task, config, key=key_for(self.key, "train"), player=self.player, hooks=hooks
             )
             made, seconds = timed(hooks, {"settings": describe(config)}, train)
             return Trained(made.generator, made.encoder.encode(elites.policies), seconds)
@@ -124,7 +124,7 @@ class StudyContext:
         """Return states of the trained elites and what they do there, with room for the rounds of DAgger."""
 
         def make() -> Dataset:
-            base, elites, key = self.config.base, self.split.trained, jax.random.fold_in(self.key, 1)
+            base, elites, key = self.config.base, self.split.trained, key_for(self.key, "states")
             visit, about = self.visit(self.archive.shape.apply), {"settings": describe(base.collect)}
             found = self.hooks("states").memo("states", about, lambda: collect(elites, visit, base.collect, key))
             return make_dataset(elites, base.weights, found, base.autoencoder.dagger_rounds * base.collect.per_rollout)

@@ -13,6 +13,7 @@ from ldpol.distillation.config import DistillConfig
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.model.sampler import SamplerConfig
 from ldpol.precision import Precision, compress, expand, size
 from ldpol.storage import nbytes
@@ -233,7 +234,7 @@ class Cloned:
             rounds=base.autoencoder.dagger_rounds,
             depends_on=about,
             hooks=hooks,
-            key=jax.random.fold_in(context.key, 2),
+            key=key_for(context.key, "clone"),
         )
         return timed(hooks, about, train)
 

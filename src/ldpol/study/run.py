@@ -14,6 +14,7 @@ from ldpol.evaluation.context import draw
 from ldpol.evaluation.metrics import action_distance, diversity
 from ldpol.evaluation.retention import measure, summarise
 from ldpol.hooks import Hooks
+from ldpol.keys import key_for
 from ldpol.measures import nearest
 from ldpol.player import Player, make_player, score_policies
 from ldpol.precision import expand
@@ -96,11 +97,11 @@ def _context(
     """Evaluate the archive twice, and hold elites out."""
     key = jax.random.key(seed)
     labels, again = (
-        reevaluate(archive, task, key=jax.random.fold_in(key, number), player=player, hooks=hooks(name))
-        for number, name in ((3, "labels"), (4, CEILING))
+        reevaluate(archive, task, key=key_for(key, name), player=player, hooks=hooks(name))
+        for name in ("reevaluate", CEILING)
     )
     parts = split(labels, fraction=config.fraction, box=config.box, seed=seed)
-    return StudyContext(config, parts, task, player, as_score(again), jax.random.fold_in(key, 1), hooks)
+    return StudyContext(config, parts, task, player, as_score(again), key, hooks)
 
 
 def _numbers(method: Method, context: StudyContext) -> dict[str, np.ndarray]:
@@ -129,7 +130,7 @@ def evaluate_model(model: Model, context: StudyContext) -> Score:
         return play(draw(model.generate, tree, targets, keys, player.mesh), keys)
 
     progress = context.hooks("evaluation").progress
-    key = jax.random.fold_in(context.key, 5)
+    key = key_for(context.key, "evaluate")
     return player.over(program, targets, key, title="one sample per condition", progress=progress).score
 
 
@@ -151,10 +152,10 @@ def diversities(model: Model, context: StudyContext) -> tuple[float, float]:
     Both act in states of the elite whose measures are asked for.
     """
     config, trained, data = context.config, context.split.trained, context.dataset()
-    row_key, key = jax.random.split(jax.random.fold_in(context.key, 6))
-    rows = jnp.sort(jax.random.permutation(row_key, len(trained))[: config.conditions])
+    order = jax.random.permutation(key_for(context.key, "diversity/conditions"), len(trained))
+    rows = jnp.sort(order[: config.conditions])
     targets, seen = trained.measures[rows], jnp.asarray(data.states)[rows, : min(config.states, int(data.filled))]
-    keys = jax.random.split(key, (len(rows), config.samples))
+    keys = jax.random.split(key_for(context.key, "diversity/samples"), (len(rows), config.samples))
     plain = context.archive.shape.apply
 
     @jax.jit
