@@ -17,10 +17,10 @@ RUN = --config $(CONFIG) --workdir $(WORKDIR) $(ARGS)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo archive train eval report explore model test lint types bench fuzz chaos constraints clean
+.PHONY: help setup demo archive train eval report explore model test e2e lint types bench fuzz chaos constraints clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  CONFIG=$(CONFIG)  WORKDIR=$(WORKDIR)  PYTHON=$(PYTHON)"
 	@echo "  SEARCH=map_elites, ppga or hybrid chooses what makes the archive, and a WORKDIR of that name."
@@ -50,6 +50,10 @@ model: $(STAMP) ## Put the model of WORKDIR into the package, as NAME
 
 test: $(STAMP) ## Run the tests
 	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)
+
+e2e: $(STAMP) ## Test the explorer in a browser; needs chromium (Debian: apt-get install chromium)
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[e2e]'
+	$(PY) -m pytest -q tests/test_explore_browser.py $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	$(PY) -m ruff check .

@@ -14,10 +14,10 @@ from ldpol import archive as archives
 from ldpol.archive import Archive, Grid
 from ldpol.generator import PolicyGenerator
 from ldpol.language.understanding import make_tower
-from ldpol.model.autoencoder import Decoder
-from ldpol.model.bank import Scaling, image_shape
 from ldpol.model.condition import nothing
+from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
+from ldpol.model.image import Scaling, image_shape
 from ldpol.policy import PolicyShape
 from ldpol.tasks import Skeleton
 

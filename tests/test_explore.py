@@ -65,8 +65,14 @@ def client(toy, run):
 
 
 def test_a_request_is_read():
-    body = {"wish": {"measures": [0.5, None], "text": " walk  on ", "quality": 1}, "seed": 4, "guidance": 2, "steps": 8}
-    assert parse_request(body, LIMITS) == Request(Wish((0.5, None), 1.0, "walk on"), 4, 2.0, 8)
+    body = {
+        "wish": {"measures": [0.5, None], "text": " walk  on ", "quality": 1},
+        "seed": 4,
+        "guidance": 2,
+        "steps": 8,
+        "verified": False,
+    }
+    assert parse_request(body, LIMITS) == Request(Wish((0.5, None), 1.0, "walk on"), 4, 2.0, 8, False)
     assert parse_request({}, LIMITS) == Request(Wish((None, None)))
     assert len(parse_sequence({"wishes": [{}, {"text": "run"}]}, LIMITS).wishes) == 2
 
@@ -91,6 +97,7 @@ def test_a_request_is_read():
         ({"guidance": 1e9}, "guidance must be a number from 0 to 8"),
         ({"steps": 1000}, "steps must be one of 2, 4, 8, 16, 32"),
         ({"steps": True}, "steps must be one of"),
+        ({"verified": 1}, "verified must be true or false"),
     ],
 )
 def test_what_cannot_be_asked_for(body, said):

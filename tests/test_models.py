@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import ldpol
-from ldpol import models, precision
+from ldpol import models, precision, rollout, storage
 from ldpol.explore.source import map_of, open_model
+from ldpol.explore.stage import ELITES
 from ldpol.sample import make_task
 
 
@@ -24,7 +25,7 @@ def test_models_are_listed_and_found(tmp_path, monkeypatch):
     assert models.resolve("ant") == models.folder_of("ant") / "model" == tmp_path / "ant" / "model"
     with pytest.raises(FileNotFoundError, match="the models are ant, walker"):
         models.folder_of("wlaker")
-    with pytest.raises(FileNotFoundError, match="these come with ldpol: ant, walker"):
+    with pytest.raises(FileNotFoundError, match="wlaker"):
         ldpol.load("wlaker")
     # A file of that name in the current folder comes first.
     monkeypatch.chdir(tmp_path)
@@ -39,7 +40,7 @@ def test_a_model_of_the_package(name):
     assert model.task == task.name and model.measure_names == task.measure_names
     policy = jax.jit(model.sample)(jax.random.key(0), jnp.asarray(model.grid.unscaled(np.full(task.measures, 0.5))))
     one = jax.tree.map(lambda leaf: leaf[None], policy)
-    short = jax.jit(lambda one, key: ldpol.evaluate(task, model.apply, one, key[None], episodes=2))
+    short = jax.jit(lambda one, key: rollout.evaluate(task, model.apply, one, key[None], episodes=2))
     score = jax.tree.map(np.asarray, short(one, jax.random.key(1)))
     assert np.isfinite(score.fitness).all() and (score.length >= 1).all()
     assert ((score.measures >= 0) & (score.measures <= 1)).all()
@@ -48,7 +49,7 @@ def test_a_model_of_the_package(name):
     known = map_of(source.arrays)
     count = len(known["elites"]["reference"]["fitness"])
     assert known["names"] == list(model.measure_names) and tuple(known["cells"]) == model.grid.shape
-    elites, _ = precision.unpack(source.elites.read_bytes())
+    elites, _ = storage.load(source.elites, kind=ELITES)
     rows = np.asarray(elites["rows"])
     assert len(np.unique(rows)) == len(rows) and rows.max() < count
     restored = jax.vmap(precision.expand)(elites["policies"])

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from ldpol.baselines.cloned import ClonedConfig
 from ldpol.distillation import DistillConfig, published
-from ldpol.experiments.configs import SMALL_UNET
+from ldpol.distillation.config import SMALL_UNET
 from ldpol.settings import revise
 from ldpol.study.methods import (
     Cloned,

@@ -9,6 +9,7 @@ import time
 import webbrowser
 from pathlib import Path
 
+from ldpol.errors import UserError
 from ldpol.explore.source import Source, open_archive, open_model
 
 DEFAULT = "walker2d"
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
             from ldpol.explore.export import export
 
             export(source, options.export, options.cells)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"explore: {error}", file=sys.stderr)
         return 2
     return 0

@@ -55,6 +55,7 @@ def facts(stage: Stage) -> dict[str, Any]:
             "text_guidance": model.text_guidance,
             "speaks": stage.limits.speaks,
             "bytes": model.nbytes,
+            "verified": 0 if model.bank is None else len(model.bank),
         }
     return found
 
@@ -92,9 +93,13 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
                 warnings.simplefilter("always")
                 heard = stage.read(wish.text)
             notes = [str(one.message) for one in caught]
-        drawn, made_for = stage.draw(request.seed, stage.asked(wish, heard, request.guidance), request.steps)
+        asked = stage.asked(wish, heard, request.guidance)
+        drawn, made_for, sources = stage.draw(request.seed, asked, request.steps, request.verified)
         parts.append(drawn)
-        cast += [{"role": "generated", "seed": request.seed + i} for i in range(DRAWS)]
+        cast += [
+            {"role": "generated", "seed": request.seed + i, "verified": bool(source)}
+            for i, source in enumerate(sources)
+        ]
         wanted = made_for[0]
     if len(stage.rows):
         places = stage.nearest(wanted, 1 if stage.model is not None else DRAWS + 1)
@@ -107,6 +112,7 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
             "seed": request.seed,
             "guidance": request.guidance,
             "steps": request.steps,
+            "verified": request.verified,
         },
         "films": _films(stage, policies, cast),
         "understood": _understood(stage, heard),
@@ -233,7 +239,7 @@ def sequence(stage: Stage, wanted: WishList) -> dict[str, Any]:
         comes, after = np.asarray(i + 1 < len(wishes)), min(i + 1, len(wishes) - 1)
         now = jax.tree.map(lambda leaf: leaf[-1], states)
         chosen = stage.choose(keys[i], asked, now, (keys[after], wishes[after], comes))
-        drawn, made_for = stage.draw(wanted.seed + DRAWS * i, asked)
+        drawn, made_for, _ = stage.draw(wanted.seed + DRAWS * i, asked)
         cast = {"blind": jax.tree.map(lambda leaf: leaf[0], drawn), "best": chosen}
         if "nearest" in ways:
             place = stage.nearest(made_for[0])[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Flask, Response, jsonify, request
 
+from ldpol.errors import UserError
 from ldpol.explore.explorer import Explorer, NotReady
 from ldpol.explore.requests import Limits, RequestError, parse_request, parse_sequence
 from ldpol.explore.worker import Busy, Superseded
@@ -142,7 +143,7 @@ def _answer(explorer: Explorer, submit: Callable[[Limits, str, dict[str, Any]], 
         return _problem(503, str(error))
     except TimeoutError:
         return _problem(503, "the answer takes too long; try again in a moment")
-    except ValueError as error:  # of the library: a sentence of unknown words only, say
+    except UserError as error:  # of the library: a sentence of unknown words only, say
         return _problem(400, str(error))
     except Exception as error:
         return _problem(500, f"{type(error).__name__}: {error}"[:300])

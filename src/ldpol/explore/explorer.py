@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldpol.errors import UserError
 from ldpol.explore.requests import Limits, Request, WishList
 from ldpol.explore.source import Source, map_of
 from ldpol.explore.worker import Worker
@@ -94,7 +95,7 @@ class Explorer:
             self._stop(error)
 
     def _stop(self, error: Exception) -> None:
-        if isinstance(error, ValueError | OSError):
+        if isinstance(error, UserError | OSError):
             self.trouble = str(error)
         else:
             self.trouble = f"{type(error).__name__}: {error}"
@@ -180,5 +181,10 @@ def start_jax() -> None:
 
 def early_facts(source: Source) -> dict[str, Any]:
     """Return what the page can be told before JAX has started."""
-    found = {"name": source.name, "archive": source.model is None, "films": list(source.films), **source.facts}
+    found = {
+        "name": source.name,
+        "archive": str(source.archive) if source.model is None else None,
+        "films": list(source.films),
+        **source.facts,
+    }
     return found | {"map": map_of(source.arrays)} if source.arrays else found

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ldpol import storage
-from ldpol.experiments import session
+from ldpol import session, storage
+from ldpol.errors import UserError
 from ldpol.explore import answers
 from ldpol.explore.app import assets
 from ldpol.explore.explorer import early_facts, start_jax
@@ -29,7 +29,7 @@ def export(source: Source, folder: Path, cells: int) -> None:
       ValueError: if there is something else in the folder, or no elite whose measures could be asked for.
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / "data.js").is_file())):
-        raise ValueError(f"--export {folder} exists and is not an earlier export; name a new folder")
+        raise UserError(f"--export {folder} exists and is not an earlier export; name a new folder")
     start_jax()
     stage = Stage(source, lambda text: session.say(f"explore: {text}"))
     write(stage, folder, cells)
@@ -39,7 +39,7 @@ def write(stage: Stage, folder: Path, cells: int) -> None:
     """Write the page of a stage; see `export`."""
     measures = np.asarray(stage.known("measures"), np.float64)
     if not len(measures):
-        raise ValueError("there is nothing to export: no elite of this model is known; name a run that was evaluated")
+        raise UserError("there is nothing to export: no elite of this model is known; name a run that was evaluated")
     rows = spread_out(measures / stage.cell, min(cells, len(measures)))
     texts = answers.examples(stage)
     free = (None,) * measures.shape[1]
@@ -47,11 +47,11 @@ def write(stage: Stage, folder: Path, cells: int) -> None:
     wishes += [Wish(free, text=text) for text in texts]
     for old in folder.glob("cells/*.js"):
         old.unlink()
-    with session.progress("explore: playing", len(wishes), unit="policy") as bar:
+    with session.progress("explore: playing", len(wishes), unit="policy") as done:
         for index, wish in enumerate(wishes):
             played = answer_with_numbers(stage, Request(wish), keep=DRAWS if wish.text else 1)
             _write_script(folder / "cells" / f"{index}.js", f"Api.cells[{index}]", played)
-            bar.update()
+            done(1)
     facts = early_facts(stage.source) | answers.facts(stage) | {"examples": texts}
     facts["films"] = list(facts["films"])[:1] or [answer_with_numbers(stage, Request(wishes[0]), keep=DRAWS)]
     asked = [{"measures": list(wish.measures), "text": wish.text} for wish in wishes]

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ldpol.evaluation.choosing import around, from_generator, look_ahead
-from ldpol.evaluation.film import Film, film, film_from
-from ldpol.evaluation.sequencing import Sequel
+from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
+from ldpol.planning.choosing import around, from_generator, look_ahead
+from ldpol.planning.sequencing import Sequel
 from ldpol.rollout import Apply, RolloutConfig, evaluate
 from ldpol.tasks import Task, TaskState
 from ldpol.traits import behave, observe
@@ -45,25 +45,30 @@ class Asked(NamedTuple):
     guidance: Array
 
 
-def draw(model: PolicyGenerator, keys: Key, asked: Asked, *, steps: int | None) -> tuple[Params, Array]:
-    """Draw a policy a key, as `model.sample` does, and say which measures it was decoded for.
+def draw(
+    model: PolicyGenerator, keys: Key, asked: Asked, *, steps: int | None, verified: bool
+) -> tuple[Params, Array, Array]:
+    """Draw one policy per key, as `model.sample` does, and say what it was made for and where it comes from.
 
     Args:
       model: the generator.
       keys: `[N]`.
       asked: one wish.
       steps: integration steps; None: the model's own.
+      verified: whether verified draws may answer, if the model has any.
 
     Returns:
-      N policies, and `[N, M]` measures in task units: those asked for and, where they were free, those drawn, or NaN of
-      a decoder that is told none.
+      N policies; `[N, M]` measures in task units: those asked for and, where they were free, those decoded with, or NaN
+      of a decoder that is told none; and `[N]` bool, whether a verified draw answered.
     """
     condition = model.condition(asked.measures, quality=asked.quality, text=_spoken(model, asked.text))
 
-    def one(key: Key) -> tuple[Params, Array]:
-        latent, measures = model.sample_latent(key, condition, guidance=asked.guidance, steps=steps)
-        known = (condition.given > 0) | (model.autoencoder.octaves > 0)
-        return model.decode(latent, measures), jnp.where(known, model.grid.unscaled(measures), jnp.nan)
+    def one(key: Key) -> tuple[Params, Array, Array]:
+        how = {"guidance": asked.guidance, "steps": steps, "verified": None if verified else False}
+        latent, measures, source = model.sample_latent(key, condition, **how)
+        told = model.grid.unscaled(measures) if model.autoencoder.octaves else jnp.full_like(measures, jnp.nan)
+        made_for = jnp.where(jnp.isnan(asked.measures), told, asked.measures)
+        return model.decode(latent, measures), made_for, source.verified
 
     return jax.vmap(one)(keys)
 
@@ -74,7 +79,7 @@ def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, 
 
 
 def judge(task: Task, apply: Apply, policy: Params, key: Key) -> tuple[Score, Array]:
-    """Play one policy as `ldpol.evaluate` does with `key[None]`.
+    """Roll out one policy as `rollout.evaluate` does with `key[None]`.
 
     Returns:
       The `Score` `[E]` of its episodes, and its traits and measures `[C]`, means of them.

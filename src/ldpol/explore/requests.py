@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ldpol.errors import UserError
+
 LONGEST_TEXT = 300
 STRONGEST = 8.0
 STEPS = (2, 4, 8, 16, 32)
@@ -15,7 +17,7 @@ DRAWS = 4
 WISHES = (2, 6)
 
 
-class RequestError(ValueError):
+class RequestError(UserError):
     """Something that cannot be asked for; the page shows the message."""
 
 
@@ -53,12 +55,20 @@ class Wish:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A wish and how to answer it; guidance and steps are the model's own where None."""
+    """A wish and how to answer it.
+
+    Attributes:
+      wish: how the policy should behave.
+      seed: of the first sample.
+      guidance, steps: the model's own where None.
+      verified: whether verified draws may answer, if the model has any; else diffusion alone does.
+    """
 
     wish: Wish
     seed: int = 0
     guidance: float | None = None
     steps: int | None = None
+    verified: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,13 +114,15 @@ def parse_request(body: Any, limits: Limits) -> Request:
     Raises:
       RequestError: for what cannot be asked for.
     """
-    body = _object(body, "a request", {"wish", "seed", "guidance", "steps"})
-    guidance, steps = body.get("guidance"), body.get("steps")
+    body = _object(body, "a request", {"wish", "seed", "guidance", "steps", "verified"})
+    guidance, steps, verified = body.get("guidance"), body.get("steps"), body.get("verified", True)
     if guidance is not None:
         guidance = _number(guidance, "guidance", 0.0, STRONGEST)
     if steps is not None and (isinstance(steps, bool) or steps not in STEPS):
         raise RequestError(f"steps must be one of {', '.join(map(str, STEPS))}, found {str(steps)[:20]}")
-    return Request(parse_wish(body.get("wish", {}), limits), _seed(body), guidance, steps)
+    if not isinstance(verified, bool):
+        raise RequestError(f"verified must be true or false, found {str(verified)[:20]}")
+    return Request(parse_wish(body.get("wish", {}), limits), _seed(body), guidance, steps, verified)
 
 
 def parse_sequence(body: Any, limits: Limits) -> WishList:

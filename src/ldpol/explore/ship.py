@@ -12,13 +12,14 @@ import jax
 import numpy as np
 
 from ldpol import archive as archives
-from ldpol import models, precision, storage
-from ldpol.experiments import session
+from ldpol import models, precision, session, storage
+from ldpol.errors import UserError
 from ldpol.explore import answers
 from ldpol.explore.explorer import start_jax
 from ldpol.explore.export import answer_with_numbers, spread_out
 from ldpol.explore.requests import DRAWS, Request, Wish
 from ldpol.explore.source import Source, open_model, read_arrays
+from ldpol.explore.stage import ELITES as KIND
 from ldpol.explore.stage import Stage
 
 ELITES = 96
@@ -46,7 +47,7 @@ def ship(run: Path, folder: Path) -> None:
     arrays = read_arrays(run / "eval" / "arrays.npz")
     elites = archives.load(run / "archive" / "elites")
     if len(elites) != len(arrays["reference_fitness"]):
-        raise ValueError(f"{run}/eval is of another archive; run the evaluate stage again")
+        raise UserError(f"{run}/eval is of another archive; run the evaluate stage again")
     if folder.exists():
         shutil.rmtree(folder)
     storage.write_bytes(folder / "model", (run / "model").read_bytes())
@@ -56,7 +57,7 @@ def ship(run: Path, folder: Path) -> None:
     places = elites.grid.scaled(np.asarray(arrays["reference_measures"]))
     rows = np.sort(spread_out(places, ELITES, int(np.argmax(arrays["reference_fitness"]))))
     rounded = jax.jit(jax.vmap(lambda policy: precision.compress(policy, "int8")))(archives.take(elites, rows).policies)
-    storage.write_bytes(folder / "elites", precision.pack({"policies": rounded, "rows": rows}, {"kind": "elites"}))
+    storage.save(folder / "elites", {"policies": rounded, "rows": rows}, kind=KIND)
 
     source = open_model(folder.name) if folder.parent == models.HERE else _source(folder)
     stage = Stage(source, lambda text: session.say(f"ship: {text}"))
@@ -92,11 +93,11 @@ def _shortened(arrays: Any) -> dict[str, Any]:
 def _rounding(stage: Stage) -> float:
     """How far, in cells, the rounded elites land on average from where the unrounded ones do."""
     found = []
-    with session.progress("ship: playing rounded elites", len(stage.rows), unit="policy") as bar:
+    with session.progress("ship: playing rounded elites", len(stage.rows), unit="policy") as done:
         for place, measures in enumerate(stage.measures):
             score, _ = stage.judge(jax.tree.map(lambda leaf: leaf[place], stage.elites))  # noqa: B023
             found.append(np.linalg.norm((score.measures.mean(0) - measures) / stage.cell))
-            bar.update()
+            done(1)
     return round(float(np.mean(found)), 3)
 
 
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         start_jax()
         ship(options.run, models.HERE / options.name)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2
     return 0

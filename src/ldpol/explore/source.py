@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ldpol import models
+from ldpol.errors import MissingFile, UserError
 
 Arrays = Mapping[str, NDArray[Any]]
 SHOWN = ("reference", "stored", "generated")
@@ -25,7 +26,7 @@ class Source:
     Attributes:
       name: what it is called on the page, and to `ldpol.load`.
       model: the generator's file; None for an archive alone.
-      archive: folder of the whole archive, or None.
+      archive: file of the whole archive, or None.
       elites: file of some of its policies, or None.
       arrays: what the evaluation knows of the archive (`eval/arrays.npz`); empty if there was none.
       facts, films: what the page must know, and answers, stored with the model to be shown while JAX starts.
@@ -51,11 +52,11 @@ def open_model(name: str) -> Source:
     if (path / "model").is_file():
         archive = path / "archive" / "elites"
         arrays = read_arrays(path / "eval" / "arrays.npz")
-        return Source(str(path / "model"), path / "model", archive if archive.is_dir() else None, arrays=arrays)
+        return Source(str(path / "model"), path / "model", archive if archive.exists() else None, arrays=arrays)
     if path.is_file():
         return Source(name, path)
     if path.is_dir():
-        raise FileNotFoundError(f"{name} holds no model; the train stage writes one (--archive opens an archive alone)")
+        raise MissingFile(f"{name} holds no model; the train stage writes one (--archive opens an archive alone)")
     folder = models.folder_of(name)
     stored = read_page(folder / "page.json")
     return Source(
@@ -69,7 +70,7 @@ def open_model(name: str) -> Source:
 
 
 def open_archive(name: str) -> Source:
-    """Find an archive without a model: its folder, or that of the run it belongs to.
+    """Find an archive without a model: its file, or the folder of the run it belongs to.
 
     Raises:
       FileNotFoundError: if there is none.
@@ -77,8 +78,8 @@ def open_archive(name: str) -> Source:
     path = Path(name)
     run = path / "archive" / "elites"
     if not path.exists():
-        raise FileNotFoundError(f"expected an archive at {name}, found nothing; the archive stage writes one")
-    return Source(name, archive=run if run.is_dir() else path)
+        raise MissingFile(f"expected an archive at {name}, found nothing; the archive stage writes one")
+    return Source(name, archive=run if run.exists() else path)
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -93,7 +94,7 @@ def read_arrays(path: Path) -> Arrays:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, or run the evaluate stage again") from error
+        raise UserError(f"{path} is damaged ({error}); delete it, or run the evaluate stage again") from error
 
 
 def read_page(path: Path) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def read_page(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); install ldpol again") from error
+        raise UserError(f"{path} is damaged ({error}); install ldpol again") from error
 
 
 def map_of(arrays: Arrays) -> dict[str, Any]:

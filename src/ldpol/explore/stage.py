@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldpol import archive as archives
-from ldpol import generator, precision, sample
+from ldpol import generator_file, precision, sample, storage
 from ldpol.archive import Archive
+from ldpol.errors import UserError
 from ldpol.explore import programs
 from ldpol.explore.programs import Asked
 from ldpol.explore.requests import DRAWS, Limits, Wish, free
@@ -21,6 +22,8 @@ from ldpol.report.filmstrip import encode_film
 from ldpol.tasks import Task
 from ldpol.types import Params, PyTree
 
+ELITES = "elites"
+"""Kind of the file of some of an archive's policies."""
 START_SEED = 0
 """Decides the initial state of every film, and those of the ten episodes: what differs is the policy."""
 
@@ -52,13 +55,13 @@ class Stage:
         """
         say("reading the model" if source.model else "reading the archive")
         self.source = source
-        self.model = None if source.model is None else generator.load(source.model)
+        self.model = None if source.model is None else generator_file.load(source.model)
         archive = None if source.archive is None else archives.load(source.archive)
         known: Any = archive if self.model is None else self.model
         say(f"starting the physics of {known.task}")
         self.task: Task = sample.make_task(known)
         if self.task.skeleton is None:
-            raise ValueError(f"task {known.task!r} cannot be explored: it does not say how to draw its body")
+            raise UserError(f"task {known.task!r} cannot be explored: it does not say how to draw its body")
         self.apply = known.shape.apply if self.model is None else self.model.apply
         self.arrays = source.arrays or _without_evaluation(known, archive, self.task)
         self.elites, self.rows = _playable(source, archive)
@@ -91,7 +94,7 @@ class Stage:
         key, policy = jax.random.key(START_SEED), self._policy
         if what == "films":
             if self.model is not None:
-                self._drawer(None)
+                self._drawer(None, True)
             self._compiled("shoot", partial(programs.shoot, self.task, self.apply), _stacked(policy, DRAWS + 1), key)
         if what == "numbers":
             self._compiled("judge", partial(programs.judge, self.task, self.apply), policy, key)
@@ -104,14 +107,15 @@ class Stage:
             arguments = (_stacked(policy, count), _stacked(state, count), np.ones(count, bool))
             self._compiled("segment", partial(programs.segment, self.task, self.apply), *arguments)
 
-    def _drawer(self, steps: int | None) -> Callable[..., Any]:
-        asked = self.asked(Wish((None,) * self.task.measures), None)
-        return self._compiled(("draw", steps), partial(programs.draw, steps=steps), self.model, _keys(0), asked)
+    def _drawer(self, steps: int | None, verified: bool) -> Callable[..., Any]:
+        asked, how = self.asked(Wish((None,) * self.task.measures), None), {"steps": steps, "verified": verified}
+        return self._compiled(("draw", *how.values()), partial(programs.draw, **how), self.model, _keys(0), asked)
 
-    def draw(self, seed: int, asked: Asked, steps: int | None = None) -> tuple[Params, NDArray[Any]]:
-        """Draw `DRAWS` policies, that of `seed` first, and say which measures `[DRAWS, M]` they were made for."""
-        policies, measures = self._drawer(steps)(self.model, _keys(seed), asked)
-        return jax.tree.map(np.asarray, policies), np.asarray(measures, np.float64)
+    def draw(
+        self, seed: int, asked: Asked, steps: int | None = None, verified: bool = True
+    ) -> tuple[Params, NDArray[Any], NDArray[Any]]:
+        """Draw `DRAWS` policies, that of `seed` first; see `programs.draw`."""
+        return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, _keys(seed), asked))
 
     def nearest(self, wanted: NDArray[Any], count: int = 1) -> NDArray[Any]:
         """Return the places of the elites nearest to measures `[M]`, in cells; NaN where anything goes."""
@@ -198,6 +202,6 @@ def _playable(source: Source, archive: Archive | None) -> tuple[Params, NDArray[
         return jax.tree.map(np.asarray, archive.policies), np.arange(len(archive))
     if source.elites is None or not source.elites.is_file():
         return None, np.zeros(0, int)
-    arrays, _ = precision.unpack(source.elites.read_bytes(), str(source.elites))
+    arrays, _ = storage.load(source.elites, kind=ELITES)
     policies = jax.jit(jax.vmap(precision.expand))(arrays["policies"])
     return jax.tree.map(np.asarray, policies), np.asarray(arrays["rows"])

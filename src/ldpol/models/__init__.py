@@ -7,6 +7,8 @@ from; `elites`, some of that archive's policies; `page.json`, some films; and `a
 from importlib import resources
 from pathlib import Path
 
+from ldpol.errors import MissingFile
+
 HERE = Path(str(resources.files(__name__)))
 
 
@@ -22,7 +24,7 @@ def folder_of(name: str) -> Path:
       FileNotFoundError: if there is none of that name.
     """
     if name not in list_models():
-        raise FileNotFoundError(
+        raise MissingFile(
             f"no model called {name!r} comes with ldpol, and no such file is here; the models are "
             f"{', '.join(list_models()) or 'none'}"
         )

@@ -77,6 +77,8 @@ const App = (() => {
     table(one, wish);
     mark();
     byId("code").textContent = State.python(answer);
+    byId("copy").disabled = false;
+    byId("save-policy").disabled = byId("save-film").disabled = !ready.films;
     if (one.numbers) byId("said").textContent = caption.textContent;
   }
 
@@ -210,7 +212,7 @@ const App = (() => {
       const films_now = status.ready.films && !ready.films, numbers_now = status.ready.numbers && !ready.numbers && answer;
       ready = status.ready;
       Sequence.setReady(Boolean(ready.sequences));
-      if (films_now) await warm();
+      if (films_now) { await warm(); byId("save-policy").disabled = byId("save-film").disabled = !answer; }
       else if (numbers_now && !films.every(one => one.numbers)) settle();
       if (over || Api.exported || status.trouble) return;
       await new Promise(done => setTimeout(done, ready.films ? 1000 : 400));

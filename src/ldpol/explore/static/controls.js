@@ -52,9 +52,13 @@ const Controls = (() => {
     steps.append(new Option(`${model.steps}, as trained`, ""));
     for (const count of [2, 4, 8, 16, 32]) if (count !== model.steps) steps.append(new Option(count, count));
     steps.onchange = () => { State.state.steps = steps.value ? Number(steps.value) : null; changed(true); };
+    const sources = element("select", { id: "sources" });
+    sources.append(new Option("verified draws, else diffusion", "yes"), new Option("diffusion alone", "no"));
+    sources.onchange = () => { State.state.verified = sources.value === "yes"; changed(true); };
     const dial = (name, ...parts) => element("div", { className: "dial" }, element("label", { textContent: name, htmlFor: parts[0].id }), ...parts);
-    byId("dials").replaceChildren(dials.quality.row, dials.guidance.row, dial("seed", seed, again), dial("sampler steps", steps));
-    dials.seed = seed; dials.steps = steps;
+    byId("dials").replaceChildren(dials.quality.row, dials.guidance.row, dial("seed", seed, again), dial("sampler steps", steps),
+      ...(model.verified ? [dial("answer from", sources)] : []));
+    Object.assign(dials, { seed, steps, sources });
     byId("speech").onsubmit = event => { event.preventDefault(); say(byId("text").value); };
     chips(facts.examples || []);
   }
@@ -79,13 +83,14 @@ const Controls = (() => {
 
   // Show the state in all controls.
   function show() {
-    const { wish, seed, guidance, steps } = State.state;
+    const { wish, seed, guidance, steps, verified } = State.state;
     sliders.forEach((one, m) => one.set(wish.measures[m]));
     if (!facts.model) return;
     dials.quality.set(wish.quality);
     dials.guidance.set(guidance);
     dials.seed.value = seed;
     dials.steps.value = steps ?? "";
+    dials.sources.value = verified ? "yes" : "no";
     if (document.activeElement !== byId("text")) byId("text").value = wish.text || "";
   }
 

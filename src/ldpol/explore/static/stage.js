@@ -54,7 +54,8 @@ const Stage = (() => {
     if (!one.note) return;
     const found = one.numbers, fell = found ? (found.fell ? `fell in ${found.fell} of ${found.episodes}` : "never fell")
       : one.fell ? "fell" : "";
-    one.note.textContent = [numbers(found ? found.mean : one.reached), fell].filter(Boolean).join(" · ");
+    const source = facts.model?.verified && one.role === "generated" && (one.verified ? "verified draw" : "diffusion");
+    one.note.textContent = [numbers(found ? found.mean : one.reached), fell, source].filter(Boolean).join(" · ");
   }
 
   function choose(which) {

@@ -3,7 +3,7 @@
 
 const State = (() => {
   let facts = null;
-  const state = { wish: null, seed: 0, guidance: null, steps: null, which: 0, layer: "", sequence: [] };
+  const state = { wish: null, seed: 0, guidance: null, steps: null, verified: true, which: 0, layer: "", sequence: [] };
 
   const short = value => String(Number(value.toFixed(4)));
 
@@ -41,6 +41,7 @@ const State = (() => {
     if (state.seed) fields.set("seed", state.seed);
     if (state.guidance !== null) fields.set("guidance", short(state.guidance));
     if (state.steps !== null) fields.set("steps", state.steps);
+    if (!state.verified) fields.set("verified", "no");
     if (state.which) fields.set("film", state.which);
     if (state.layer) fields.set("layer", state.layer);
     state.sequence.forEach(wish => fields.append("then", pack(wish)));
@@ -62,6 +63,7 @@ const State = (() => {
     state.guidance = number("guidance", 0, 8);
     const steps = number("steps", 2, 32);
     state.steps = [2, 4, 8, 16, 32].includes(steps) ? steps : null;
+    state.verified = fields.get("verified") !== "no";
     state.which = Math.round(number("film", 0, 4) || 0);
     return true;
   }
@@ -73,7 +75,8 @@ const State = (() => {
     if (settled && location.hash) history.pushState(null, "", now); else history.replaceState(null, "", now);
   }
 
-  const request = () => ({ wish: copy(state.wish), seed: state.seed, guidance: state.guidance, steps: state.steps });
+  const request = () => ({ wish: copy(state.wish), seed: state.seed, guidance: state.guidance,
+    steps: state.steps, verified: state.verified });
   const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
   // A wish in few words.
@@ -87,14 +90,13 @@ const State = (() => {
 
   const quoted = text => JSON.stringify(text);
   function python(answer) {
-    const { wish, seed, guidance, steps } = answer.request, one = answer.films[state.which] || answer.films[0];
+    const { wish, seed, guidance, steps, verified } = answer.request, one = answer.films[state.which] || answer.films[0];
+    const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.evaluate(task, ${apply}, policies, keys, episodes=10))\n`
+      + `score = evaluate(${what}, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
     if (facts.archive) {
-      return `import jax\nfrom pathlib import Path\n\nimport ldpol\nfrom ldpol import archive\n\n`
-        + `elites = archive.load(Path(${quoted(facts.name)}))\n`
-        + `policy = archive.take(elites, [${one.row ?? 0}]).policies\n`
-        + `task = ldpol.make_task(elites.task, **{k: v for k, v in elites.settings if k in ("backend", "episode_length", "reset_noise")})\n`
-        + `score = ldpol.evaluate(task, elites.shape.apply, policy, jax.random.key(0)[None], episodes=10)\n`
-        + `print(score.measures.mean((0, 1)), score.fitness.mean())`;
+      return `import jax\n\nfrom ldpol import archive, rollout\nfrom ldpol.sample import make_task\n\n`
+        + `elites = archive.load(${quoted(facts.archive)})\npolicies = archive.take(elites, [${one.row ?? 0}]).policies\n\n`
+        + `task = make_task(elites)\n${evaluate("elites.shape.apply", "policies")}`;
     }
     const measures = wish.measures.some(value => value !== null)
       ? `jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])` : "None";
@@ -102,14 +104,13 @@ const State = (() => {
     if (wish.quality !== null) how.push(`quality=${short(wish.quality)}`);
     if (guidance !== null) how.push(`guidance=${short(guidance)}`);
     if (steps !== null) how.push(`steps=${steps}`);
+    if (!verified) how.push("verified=False");
     const more = how.length ? `, ${how.join(", ")}` : "", key = `jax.random.key(${one.seed ?? seed})`;
     const ask = wish.text ? `model.from_text(${key}, ${quoted(wish.text)}, ${measures}${more})`
       : `model.sample(${key}, ${measures}${more})`;
-    return `import jax, jax.numpy as jnp\nimport ldpol\nfrom ldpol.sample import make_task\n\n`
-      + `model = ldpol.load(${quoted(facts.name)})\npolicy = ${ask}\n\n`
-      + `task, policies = make_task(model), jax.tree.map(lambda leaf: leaf[None], policy)\n`
-      + `score = jax.jit(lambda policies, keys: ldpol.evaluate(task, model.apply, policies, keys, episodes=10))(\n`
-      + `    policies, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
+    return `import jax, jax.numpy as jnp\n\nimport ldpol\nfrom ldpol import rollout\nfrom ldpol.sample import make_task\n\n`
+      + `model = ldpol.load(${quoted(facts.name)})\npolicy = ${ask}\n\ntask = make_task(model)\n`
+      + evaluate("model.apply", "jax.tree.map(lambda leaf: leaf[None], policy)");
   }
 
   return { state, begin, blank, copy, read, remember, request, same, words, python };
