@@ -177,8 +177,7 @@ def check(config: Config) -> None:
 
 def load_module(path: str) -> ModuleType:
     """Run a config file and return it as a module; `UserError` if there is no such Python file."""
-    file = Path(path)
-    found = importlib.util.spec_from_file_location(f"ldpol_config_{file.stem}", file) if file.is_file() else None
+    found = importlib.util.spec_from_file_location("ldpol_config", path) if Path(path).is_file() else None
     if found is None or found.loader is None:
         raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
     module = importlib.util.module_from_spec(found)
@@ -197,9 +196,8 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
       UserError: for a missing file, an unknown variant or key, or a value of another type.
     """
     path, _, variant = spec.partition(":")
-    module = load_module(path)
     try:
-        config = module.get_config(variant or "cpu")
+        config = load_module(path).get_config(variant or "cpu")
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}") from error
     config.lock()
