@@ -391,7 +391,8 @@ def chaos() -> str:
 def _where(found: dict[str, Any]) -> str:
     machine = found["machine"]
     task = f"Stages of the {found['task']} task. " if "task" in found else ""
-    return f"\n{task}Commit {found['commit'][:7]}, seed {found['seed']}, {machine['cores']} cores, {machine['processor']}.\n"
+    where = f"{machine['cores']} cores, {machine['processor']}"
+    return f"\n{task}Commit {found['commit'][:7]}, seed {found['seed']}, {where}.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
