@@ -343,12 +343,65 @@ def denoisers() -> str:
     return table(("denoiser", "parameters", "distance to the perfect denoiser", "training step"), cells)
 
 
+# Reliability: results/fuzz.json and results/chaos.json
+
+OUTCOMES = {
+    **{"refused": "refused", "same": "same", "other": "other", "unnamed": "no file named", "unsound": "unsound"},
+    **{"alien": "error of a library", "hang": "hang"},
+}
+SCENARIOS = {
+    "pairs": ("two processes save one path at the same moment", "{pairs} pairs"),
+    "locks": ("two processes take one lock at the same moment", "{pairs} pairs"),
+    "loads": ("one process reads while another one writes", "{loads} loads, {saves_meanwhile} saves meanwhile"),
+    "writers": ("`kill -9` inside of saving", "{kills} kills"),
+    "two": ("a stage twice on one work directory", "{pairs} pairs"),
+    "full": ("a disk that gets full", "{saves_until_full} saves, two stages"),
+    "read_only": ("a finished run that cannot be written", "{commands} commands"),
+    "clock": ("a clock that steps by up to five seconds, forth and back", "{stages} stages"),
+    "kills": (
+        "signals at random moments of archive, train and evaluate with all suites",
+        "{hits[SIGKILL]} `kill -9`, {hits[SIGTERM]} SIGTERM, {hits[SIGINT]} Ctrl-C of {planned} planned; {rounds} ends",
+    ),
+}
+
+
+def fuzz() -> str:
+    found = read("fuzz")
+    rows = []
+    for kind, things in found["totals"].items():
+        whole = {name: sum(row.get(name, 0) for row in things.values()) for name in OUTCOMES}
+        for thing, row in (things | {"all": whole}).items():
+            counts = [row.get(name, 0) for name in OUTCOMES]
+            rows.append([kind, thing, *map(str, [sum(counts), *counts])])
+    return table(["damage", "of", "cases", *OUTCOMES.values()], rows) + _where(found)
+
+
+def chaos() -> str:
+    found = read("chaos")
+    rows = []
+    for name, (what, count) in SCENARIOS.items():
+        row = found["scenarios"].get(name)
+        if row is None or "skipped" in row or "error" in row:
+            rows.append([what, "not run" if row is None else row.get("skipped", "did not end"), ""])
+        else:
+            rows.append([what, count.format(**row), str(row["bad"])])
+    return table(["what", "how often", "wrong"], rows) + _where(found)
+
+
+def _where(found: dict[str, Any]) -> str:
+    machine = found["machine"]
+    task = f"Stages of the {found['task']} task. " if "task" in found else ""
+    where = f"{machine['cores']} cores, {machine['processor']}"
+    return f"\n{task}Commit {found['commit'][:7]}, seed {found['seed']}, {where}.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
         *(summary, reconstruction, guidance, conditions, sentences, ranks, sequences),
         *(sizes, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
+        *(fuzz, chaos),
     )
 }
 

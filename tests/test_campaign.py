@@ -85,3 +85,12 @@ def seen(folder):
             with path.open("rb") as stream:
                 found[path.name] = path.stat().st_size, stream.read(10_000)
     return found
+
+
+def test_the_campaigns_came_out_as_they_must():
+    """What the committed results say; a campaign that failed would be committed with its failures."""
+    found = storage.read_json(fuzz.ROOT / "results" / "fuzz.json")
+    assert sum(count for rows in found["counts"].values() for row in rows.values() for count in row.values()) == 1000
+    assert found["bad"] == []
+    scenarios = storage.read_json(fuzz.ROOT / "results" / "chaos.json")["scenarios"]
+    assert {name: row["bad"] for name, row in scenarios.items() if row["bad"]} == {}

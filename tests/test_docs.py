@@ -12,7 +12,7 @@ SPEC = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.
 assert SPEC and SPEC.loader
 render = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(render)
-PENDING = {"explore.png", "bring-your-own.md", "reliability.md"}
+PENDING = {"explore.png", "bring-your-own.md"}
 """Files that are still to be made."""
 COMING = {"MLP", "from_qdax", "replay"}
 """Names that are still to come."""

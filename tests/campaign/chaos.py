@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the campaign; the exit code is 1 if anything came out as it must not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="experiments/walker2d.py:smoke")
+    parser.add_argument("--toy", action="store_true", help="the stages run the tests' toy task instead of physics")
     parser.add_argument("--only", default=",".join([*QUICK, *SLOW]), help="scenarios, separated by commas")
     parser.add_argument("--kills", type=int, default=SLOW["kills"][1], help="kill -9 in all (default: 20)")
     parser.add_argument("--limit", type=float, default=3600.0, help="seconds that one command may take")
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
+    module = "campaign.toy_stage" if options.toy else "ldpol.experiments"
     rows: dict[str, Any] = {}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             random = np.random.default_rng([options.seed, number])
             if name in SLOW and stages is None:
-                stages = Stages(options.config, folder / "stages", options.limit, begun + 60 * options.minutes)
+                stages = Stages(module, options.config, folder / "stages", options.limit, begun + 60 * options.minutes)
             if name in ("full", "read_only") and (os.geteuid() != 0 or shutil.which("setpriv") is None):
                 rows[name] = {"skipped": "needs root", "bad": 0}
                 continue
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace, rows: dict[str, Any], stages: Stages | None, seconds: float) -> None:
-    about = {"config": options.config, "seconds": round(seconds), "scenarios": rows}
+    about = {"task": "toy" if options.toy else "physics", "seconds": round(seconds), "scenarios": rows}
     if stages is not None:
         about["reference_seconds"] = {stage: round(value, 1) for stage, value in stages.seconds.items()}
     storage.write_json(options.out, about | session.provenance({"config": options.config}, options.seed))

@@ -1,6 +1,7 @@
 """Stages that are killed, started twice, starved of room or rights, or run under a clock that steps."""
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -30,8 +31,8 @@ def say(text: str) -> None:
 class Stages:
     """Runs stages of one config, and remembers how a run ends that nobody disturbs."""
 
-    def __init__(self, config: str, folder: Path, limit: float, deadline: float) -> None:
-        self.config, self.folder, self.limit, self.deadline = config, folder, limit, deadline
+    def __init__(self, module: str, config: str, folder: Path, limit: float, deadline: float) -> None:
+        self.module, self.config, self.folder, self.limit, self.deadline = module, config, folder, limit, deadline
         self.reference = folder / "reference"
         self.seconds: dict[str, float] = {}
         for stage in STAGES:
@@ -41,17 +42,16 @@ class Stages:
             say(f"reference: {stage} took {self.seconds[stage]:.0f} s")
 
     def command(self, stage: str, workdir: Path, *more: str) -> list[str]:
-        line = ["-m", "ldpol.experiments", stage, "--config", self.config, "--workdir", str(workdir)]
+        line = ["-m", self.module, stage, "--config", self.config, "--workdir", str(workdir)]
         return [sys.executable, *line, *more]
 
     def start(self, stage: str, workdir: Path, *before: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [*before, *self.command(stage, workdir)],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        return self.popen([*before, *self.command(stage, workdir)])
+
+    def popen(self, line: list[str]) -> "subprocess.Popen[str]":
+        paths = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(line, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, **pipes)
 
     def wait(self, process: "subprocess.Popen[str]") -> tuple[int, str]:
         try:
@@ -269,7 +269,7 @@ import random, runpy, sys, time
 seen, steps = time.time, random.Random(int(sys.argv[1]))
 time.time = lambda: seen() + steps.uniform(-5, 5)
 sys.argv = sys.argv[2:]
-runpy.run_module("ldpol.experiments", run_name="__main__")
+runpy.run_module(sys.argv[0], run_name="__main__")
 """
 
 
@@ -279,10 +279,8 @@ def clock(stages: Stages, count: int, random: np.random.Generator) -> dict[str, 
     for stage in STAGES[:2]:
         workdir = stages.ready_for(stage, f"clock-{stage}")
         line = stages.command(stage, workdir)
-        line = [sys.executable, "-c", STEPPING, str(random.integers(1000)), "ldpol.experiments", *line[3:]]
-        code, text = stages.wait(
-            subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
+        line = [sys.executable, "-c", STEPPING, str(random.integers(1000)), *line[2:]]
+        code, text = stages.wait(stages.popen(line))
         different = stages.differences(workdir, stage)
         bad += code != 0 or bool(different)
         say(f"clock: {stage} ended with {code}, {different or 'equal'}")
