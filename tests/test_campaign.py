@@ -52,7 +52,7 @@ def for_ever():
         (KeyError("x"), "alien"),
         (for_ever, "hang"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_outcomes(tmp_path, value, outcome):
     if isinstance(value, Exception):
