@@ -11,9 +11,9 @@ from toy import make_toy
 
 from ldpol import archive
 from ldpol.archive import Archive, Grid
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 GRID = Grid((4, 5), (0.0, -1.0), (1.0, 1.0))
 SETTINGS = (("backend", "spring"), ("episode_length", 20), ("reset_noise", None))
 
@@ -279,7 +279,7 @@ def test_pyribs_archive_round_trip():
 
 def test_data_frame_of_another_shape():
     frame = archive.to_data_frame(make_archive()[0])
-    for shape in (PolicyShape(3, 2, (5,)), PolicyShape(3, 2, (3,))):
+    for shape in (MLP(3, 2, (5,)), MLP(3, 2, (3,))):
         with pytest.raises(ValueError, match=f"{shape.size} parameters, found {SHAPE.size} solution columns"):
             archive.from_data_frame(frame, shape, GRID, "toy")
     with pytest.raises(ValueError, match="1 columns are missing .first: objective"):

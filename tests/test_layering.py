@@ -11,7 +11,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("settings", "types"),
     ("lanes",),
-    ("tasks", "policy", "measures", "keys"),
+    ("tasks", "networks", "measures", "keys"),
     ("storage", "precision", "rollout", "models"),
     ("session", "film", "train_loop"),
     ("hooks",),

@@ -14,9 +14,9 @@ from ldpol.model.condition import ask, nothing
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.model.hypernet import BasisHead, MatrixHead
-from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
+from ldpol.networks import MLP, fold_normaliser, unfold_normaliser
 
-SHAPE = PolicyShape(5, 2, (6, 6))
+SHAPE = MLP(5, 2, (6, 6))
 NORMALISER = (jnp.linspace(-1.0, 2.0, 5), jnp.array([0.01, 0.3, 1.0, 4.0, 90.0]))
 BASIS = AutoencoderConfig(
     latent=(2, 2, 1), rank=3, context=16, hidden=8, octaves=2, joint=4, coordinates=4, encoder_hidden=16

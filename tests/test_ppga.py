@@ -14,7 +14,7 @@ from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Grid, from_qdax, make_grid
-from ldpol.policy import PolicyShape, fold_normaliser
+from ldpol.networks import MLP, fold_normaliser
 from ldpol.rollout import RolloutConfig, copied_to, evaluate
 from ldpol.search import ppo, xnes
 from ldpol.search.loop import in_turn
@@ -22,7 +22,7 @@ from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.search.ppga import PPGAConfig, PPGAEmitter, make_ppga
 from ldpol.search.ppo_config import PPOConfig, split_environments
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 GRID = Grid((6, 6), (0.0, 0.0), (1.0, 1.0))
 TASK = make_toy(noise=0.1)
 PPO = PPOConfig(environments=12, steps=16, epochs=2, minibatches=2, critic=(8,), learning_rate=3e-2)

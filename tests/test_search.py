@@ -10,11 +10,11 @@ from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Grid, best_per_cell, from_qdax
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.search.map_elites import MapElitesConfig, iso_line, make_map_elites
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 GRID = Grid((6, 6), (0.0, 0.0), (1.0, 1.0))
 ROLLOUTS = RolloutConfig(lanes=16, block=10)
 

@@ -29,13 +29,13 @@ from ldpol.evaluation.tables import as_markdown, as_text
 from ldpol.hooks import Hooks
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
+from ldpol.networks import MLP
 from ldpol.planning.choosing import first, from_archive, from_generator
 from ldpol.planning.sequencing import draw_sequences, play_sequences
 from ldpol.player import make_player, sample_policies, score_policies
-from ldpol.policy import PolicyShape
 from ldpol.reference import Split, reevaluate
 
-SHAPE, GRID = PolicyShape(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
+SHAPE, GRID = MLP(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 ELITES = 12
 TASK = make_toy(episode_length=20, noise=0.2, width=9.0)
 RECONSTRUCTION = Reconstruction(unseen=8, uniform=8)

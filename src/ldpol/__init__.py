@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ldpol.generator_file import load
     from ldpol.hooks import Hooks
     from ldpol.models import list_models
+    from ldpol.networks import MLP, Policy
     from ldpol.player import Player, make_player
-    from ldpol.policy import Policy, PolicyShape
     from ldpol.reference import Split, reevaluate, split
     from ldpol.rollout import RolloutConfig
     from ldpol.search.archive_search import SearchConfig, search_archive
@@ -31,7 +31,7 @@ __all__ = [
     "Player",
     "Policy",
     "PolicyGenerator",
-    "PolicyShape",
+    "MLP",
     "RolloutConfig",
     "Score",
     "SearchConfig",
@@ -68,7 +68,7 @@ _HOMES = {
     "hooks": ("Hooks",),
     "models": ("list_models",),
     "player": ("Player", "make_player"),
-    "policy": ("Policy", "PolicyShape"),
+    "networks": ("Policy", "MLP"),
     "reference": ("Split", "reevaluate", "split"),
     "rollout": ("RolloutConfig",),
     "search.archive_search": ("SearchConfig", "search_archive"),

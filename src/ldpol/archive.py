@@ -12,7 +12,7 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, compu
 
 from ldpol import storage
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape, shape_of
+from ldpol.networks import MLP, shape_of
 from ldpol.tasks import Task
 from ldpol.types import Array, Params
 
@@ -175,7 +175,7 @@ class Archive:
         return int(self.fitness.shape[0])
 
     @property
-    def shape(self) -> PolicyShape:
+    def shape(self) -> MLP:
         """The architecture of the policies."""
         return shape_of(self.policies, batched=True)
 
@@ -307,12 +307,12 @@ def to_data_frame(archive: Archive) -> "pandas.DataFrame":
 
 def from_data_frame(
     frame: "pandas.DataFrame",
-    shape: PolicyShape,
+    shape: MLP,
     grid: Grid,
     task: str,
     settings: tuple[tuple[str, Any], ...] = (),
 ) -> Archive:
-    """Read a pyribs data frame whose solutions are flat policies `[P]` in `PolicyShape.flatten` order.
+    """Read a pyribs data frame whose solutions are flat policies `[P]` in `MLP.flatten` order.
 
     Raises:
       ValueError: if columns are missing or do not fit the policy's shape or the grid.

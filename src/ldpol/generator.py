@@ -26,7 +26,7 @@ from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make
 from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
 from ldpol.model.verified import Kernel, Source, VerifiedBank, answer_verified
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -65,7 +65,7 @@ class PolicyGenerator:
     denoiser: PyTree
     scaling: Scaling
     reader: PyTree
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: MLP = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
     network: DenoiserConfig = struct.field(pytree_node=False)
     schedule: str = struct.field(pytree_node=False)

@@ -10,7 +10,7 @@ from ldpol.archive import Grid
 from ldpol.language.reader import Language, language_from_json, language_to_json
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.types import PyTree
 
 
@@ -23,7 +23,7 @@ def _named(cls: type) -> Callable[[Mapping[str, Any]], Any]:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "shape": _named(PolicyShape),
+    "shape": _named(MLP),
     "autoencoder": _named(AutoencoderConfig),
     "network": _named(DenoiserConfig),
     "grid": _named(Grid),
@@ -58,7 +58,7 @@ def _json(name: str, value: Any) -> Any:
         return language_to_json(value)
     if isinstance(value, AutoencoderConfig | DenoiserConfig):
         return dataclasses.asdict(value)
-    if isinstance(value, PolicyShape | Grid):
+    if isinstance(value, MLP | Grid):
         return value._asdict()
     return dict(value) if name == "settings" else value
 

@@ -18,7 +18,7 @@ from ldpol.errors import UserError
 
 if TYPE_CHECKING:
     from ldpol.generator import PolicyGenerator
-    from ldpol.policy import PolicyShape
+    from ldpol.networks import MLP
     from ldpol.tasks import Task
 
 KIND = "policy"
@@ -235,7 +235,7 @@ def _listed(names: tuple[str, ...], values: list[str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
 
 
-def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
+def load_policy(path: Path | str) -> "tuple[Any, MLP, dict[str, Any]]":
     """Read a policy that this command wrote; never executes anything from the file.
 
     Returns:
@@ -246,7 +246,7 @@ def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
       ValueError: if it is damaged, of another kind, or no sound policy.
     """
     from ldpol import storage
-    from ldpol.policy import check_finite, shape_of
+    from ldpol.networks import check_finite, shape_of
 
     params, about = storage.load(path, kind=KIND)
     try:

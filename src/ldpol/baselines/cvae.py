@@ -12,7 +12,7 @@ from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
 from ldpol.model.condition import ask
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -31,7 +31,7 @@ class ConditionalDecoder:
 
     decoder: PyTree
     prior: ConditionalGaussian | None
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: MLP = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
     grid: Grid = struct.field(pytree_node=False)
 

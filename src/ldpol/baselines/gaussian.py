@@ -12,7 +12,7 @@ from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.distillation.autoencoder import principal_directions
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params
 
@@ -33,14 +33,14 @@ class PrincipalGaussian:
     mean: Array
     basis: Array
     coefficients: ConditionalGaussian
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: MLP = struct.field(pytree_node=False)
     grid: Grid = struct.field(pytree_node=False)
     temperature: float = struct.field(pytree_node=False, default=1.0)
 
 
 def fit(
     grid: Grid,
-    shape: PolicyShape,
+    shape: MLP,
     policies: Params,
     measures: Array,
     weights: Array,

@@ -8,7 +8,7 @@ from ldpol.generator import PolicyGenerator
 from ldpol.measures import nearest
 from ldpol.model.condition import ask
 from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -29,7 +29,7 @@ class LatentTable:
     decoder: PyTree
     latents: Array
     measures: Array
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: MLP = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
     grid: Grid = struct.field(pytree_node=False)
 

@@ -17,14 +17,14 @@ from ldpol.distillation.encoder import Encoder, Posterior, TrainedEncoder, draw_
 from ldpol.hooks import Hooks
 from ldpol.model.condition import Condition, ask
 from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.policy import Policy, PolicyShape, unfold_normaliser
+from ldpol.networks import MLP, Policy, unfold_normaliser
 from ldpol.rollout import copied_to
 from ldpol.train_loop import TrainState, advance, start_state
 from ldpol.types import Array, Key, Params, PyTree
 
 
 def init(
-    shape: PolicyShape,
+    shape: MLP,
     config: AutoencoderConfig,
     measures: int,
     policies: Params,
@@ -141,7 +141,7 @@ class Teaching(NamedTuple):
 
 
 def autoencoder_loss(
-    shape: PolicyShape, training: AutoencoderTraining, projection: PyTree, params: PyTree, elite: Teaching, key: Key
+    shape: MLP, training: AutoencoderTraining, projection: PyTree, params: PyTree, elite: Teaching, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Return the loss of one policy, and its parts.
 
@@ -185,7 +185,7 @@ def _freeze_statistics(head: PyTree) -> PyTree:
 
 
 def autoencoder_step(
-    shape: PolicyShape,
+    shape: MLP,
     training: AutoencoderTraining,
     mesh: Mesh,
     state: TrainState,
@@ -222,7 +222,7 @@ def autoencoder_step(
     return advance(training.optimiser, state, gradient), {"loss": value} | parts
 
 
-def make_decode(shape: PolicyShape, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
+def make_decode(shape: MLP, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
     """Return the compiled `(decoder, latents [N, h, w, c], measures [N, M]) -> policies`."""
     decoder = Decoder(shape, config)
     return jax.jit(jax.vmap(lambda p, latent, told: decoder.apply({"params": p}, latent, ask(told)), (None, 0, 0)))

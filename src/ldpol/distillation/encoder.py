@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from ldpol.model.decoder import AutoencoderConfig
-from ldpol.policy import PolicyShape, unfold_normaliser
+from ldpol.networks import MLP, unfold_normaliser
 from ldpol.types import Array, Key, Params, PyTree
 
 
 class Encoder(nn.Module):
     """One policy's parameters to mean and log-variance `[h, w, c]` of its latent."""
 
-    shape: PolicyShape
+    shape: MLP
     config: AutoencoderConfig
 
     @nn.compact
@@ -152,7 +152,7 @@ class TrainedEncoder:
     """
 
     variables: PyTree
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: MLP = struct.field(pytree_node=False)
     config: AutoencoderConfig = struct.field(pytree_node=False)
 
     def encode(self, policies: Params) -> Posterior:

@@ -9,7 +9,7 @@ import jax
 
 from ldpol.model.condition import Condition
 from ldpol.model.hypernet import BasisHead, Context, MatrixHead, NodeNetwork
-from ldpol.policy import PolicyShape, fold_normaliser
+from ldpol.networks import MLP, fold_normaliser
 from ldpol.settings import check
 from ldpol.types import Array, Params
 
@@ -58,7 +58,7 @@ class AutoencoderConfig:
 class Decoder(nn.Module):
     """Latent `[h, w, c]` and condition to the parameters of one policy."""
 
-    shape: PolicyShape
+    shape: MLP
     config: AutoencoderConfig
 
     @nn.compact

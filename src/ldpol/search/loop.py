@@ -19,7 +19,7 @@ from qdax.core.map_elites import MAPElites
 
 from ldpol.archive import Grid, grid_metrics
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
@@ -77,7 +77,7 @@ Refine = Callable[[MapElitesRepertoire, Params, Score, Key], Refined]
 
 def make_search(
     task: Task,
-    shape: PolicyShape,
+    shape: MLP,
     grid: Grid,
     emitter: Emitter,
     *,

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldpol.policy import PolicyShape, fold_normaliser, shape_of, unfold_normaliser
+from ldpol.networks import MLP, fold_normaliser, shape_of, unfold_normaliser
 
-SHAPE = PolicyShape(5, 2, (8, 4))
+SHAPE = MLP(5, 2, (8, 4))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_mlp_agrees_with_numpy(params):
 def test_sizes_by_hand():
     assert SHAPE.tensors == ((8,), (5, 8), (4,), (8, 4), (2,), (4, 2))
     assert SHAPE.size == 8 + 40 + 4 + 32 + 2 + 8
-    assert PolicyShape(3, 1, ()).size == 4
+    assert MLP(3, 1, ()).size == 4
 
 
 def test_flatten_orders_bias_before_kernel_row_major(params):
@@ -65,7 +65,7 @@ def test_flatten_and_unflatten_are_inverse(params):
     np.testing.assert_array_equal(jax.vmap(SHAPE.flatten)(jax.vmap(SHAPE.unflatten)(batch)), batch)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, PolicyShape(3, 1, ()), PolicyShape(1, 4, (12,) * 11)])
+@pytest.mark.parametrize("shape", [SHAPE, MLP(3, 1, ()), MLP(1, 4, (12,) * 11)])
 def test_shape_of_reads_the_shape_back(shape):
     params = jax.jit(shape.init)(jax.random.key(0))
     assert shape_of(params) == shape
@@ -101,7 +101,7 @@ def test_folding_a_normaliser_equals_normalising_first(params):
 
 
 def test_unfolding_is_the_inverse_of_folding():
-    shape = PolicyShape(5, 2, (7,))
+    shape = MLP(5, 2, (7,))
     params = shape.init(jax.random.key(0))
     mean, std = jnp.linspace(-3.0, 40.0, 5), jnp.array([0.01, 0.5, 1.0, 7.0, 30.0])
     back = unfold_normaliser(fold_normaliser(params, mean, std), mean, std)

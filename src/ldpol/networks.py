@@ -43,7 +43,7 @@ class Policy(nn.Module):
         return jnp.clip(self.mean(observation), -1.0, 1.0)
 
 
-class PolicyShape(NamedTuple):
+class MLP(NamedTuple):
     """Sizes that fix a policy's architecture; static and hashable."""
 
     observation_size: int
@@ -90,8 +90,8 @@ class PolicyShape(NamedTuple):
         return jax.tree.unflatten(structure, parts)
 
 
-def shape_of(params: Params, batched: bool = False) -> PolicyShape:
-    """Read the `PolicyShape` off a parameter pytree.
+def shape_of(params: Params, batched: bool = False) -> MLP:
+    """Read the `MLP` off a parameter pytree.
 
     Args:
       params: parameters of one policy, or of N with a leading axis when `batched`.
@@ -115,7 +115,7 @@ def shape_of(params: Params, batched: bool = False) -> PolicyShape:
             f"...}}}} {'with a leading policy axis' if batched else ''}, found shapes {found}"
         )
     widths = [k.shape[-1] for k in kernels]
-    return PolicyShape(kernels[0].shape[-2], widths[-1], tuple(widths[:-1]))
+    return MLP(kernels[0].shape[-2], widths[-1], tuple(widths[:-1]))
 
 
 def check_finite(params: PyTree) -> None:
