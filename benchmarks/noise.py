@@ -51,7 +51,7 @@ def main() -> None:
             while float(state.env_steps) < options.steps:
                 state, _ = step(state, jax.random.fold_in(key, iteration))
                 iteration += 1
-            archive = archives.from_qdax(state.repertoire, grid, "walker2d")
+            archive = archives.from_qdax(state.repertoire, shape, noisy, cells=grid)
             scores = over_chunks(again, archive.policies, jax.random.key(100 + seed), size=256, mesh=mesh)
             score = mean_score(scores)
             row = {"way": way, "seed": seed, "env_steps": float(state.env_steps), "stored_cells": len(archive)}

@@ -130,7 +130,7 @@ def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, A
         for kind, value in passed:
             row = {"mark": f"{kind} {value:g}", "iterations": iteration, "env_steps": now["steps"], "seconds": spent}
             row |= {"evaluations": int(metrics["evaluations"]), "stored_cells": int(metrics["cells"])}
-            kept.append((row, archives.from_qdax(state.repertoire, grid, noisy.name)))
+            kept.append((row, archives.from_qdax(state.repertoire, shape, noisy, cells=grid)))
             common.say(f"{name}, seed {seed}: {spent:.0f} s, {now['steps']:.3g} steps, {row['stored_cells']} cells")
     shares = time_shares(config, noisy, shape, now["steps"], trained, spent)
     play = jax.jit(partial(play_again, noisy, shape, EPISODES, policy_mesh()))

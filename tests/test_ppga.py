@@ -244,7 +244,7 @@ def test_elites_are_plain_policies_that_score_what_they_entered_with():
     quiet = make_toy()
     state, history = run(make(task=quiet), 5)
     assert isinstance(state.repertoire, MapElitesRepertoire)
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, TASK, cells=GRID)
     assert len(elites) == history[-1]["cells"] > 3
     keys = jax.random.split(jax.random.key(3), len(elites))
     scores = jax.jit(partial(evaluate, quiet, SHAPE.apply))(elites.policies, keys)
@@ -330,7 +330,7 @@ def test_it_finds_better_policies_than_random_ones_and_reaches_high_measures():
     """The best toy policy climbs in y, which is both its reward and its second measure."""
     state, history = run(make(task=make_toy()), 15)
     assert history[-1]["best"] > history[0]["best"] + 2.0
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, TASK, cells=GRID)
     assert elites.measures.max(0).min() > 0.6  # both feet
 
 

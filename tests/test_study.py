@@ -139,13 +139,13 @@ def setting():
     """A context of random policies that nothing is ever trained on."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 30))
     measures = jax.random.uniform(jax.random.key(1), (30, 2))
-    archive = Archive(policies, jnp.linspace(1.0, 2.0, 30), measures, GRID, "toy")
+    archive = Archive(policies, jnp.linspace(1.0, 2.0, 30), measures, GRID, "toy", SHAPE)
     return context_of(archive, make_toy(noise=0.2))
 
 
 def context_of(archive, task):
     config = StudyConfig(base=TINY, fraction=0.2, conditions=4, samples=2, states=8)
-    player = make_player(task, archive.shape.apply, episodes=2, chunk=8)
+    player = make_player(task, archive.network.apply, episodes=2, chunk=8)
     parts, key = split(archive, fraction=config.fraction), jax.random.key(3)
     return StudyContext(config, parts, task, player, as_score(archive), key, lambda name: Hooks())
 
@@ -207,7 +207,7 @@ def test_a_clone_scores_as_the_plain_policies_it_is():
     task, plain = make_toy(noise=0.2), MLP(3, 2, (8,))
     measures = jax.random.uniform(jax.random.key(1), (6, 2))
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 6))
-    context = context_of(Archive(policies, jnp.ones(6), measures, GRID, "toy"), task)
+    context = context_of(Archive(policies, jnp.ones(6), measures, GRID, "toy", SHAPE), task)
     sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4)
     params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), measures[0], jnp.ones(3))["params"]
     tree = cloned.Cloned(jax.tree.map(lambda leaf: 3.0 * leaf, params), jnp.zeros(3), jnp.ones(3), sizes, 2, GRID)
@@ -242,7 +242,7 @@ def test_a_whole_study_of_the_toy_task():
     plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
     policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
-    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy")
+    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy", SHAPE)
     config = StudyConfig(base=TINY, fraction=0.2, conditions=4, samples=2, states=4)
     rows = {
         "ours": methods.LatentDiffusion(TINY),

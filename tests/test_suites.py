@@ -72,7 +72,7 @@ def context():
     """Elites that do what the toy's rules say; the last two lie in the box that training left out."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), ELITES))
     player = make_player(TASK, SHAPE.apply, episodes=2, chunk=16)
-    blank = Archive(policies, jnp.zeros(ELITES), jnp.zeros((ELITES, 2)), grid=GRID, task="toy")
+    blank = Archive(policies, jnp.zeros(ELITES), jnp.zeros((ELITES, 2)), grid=GRID, task="toy", network=SHAPE)
     archive = reevaluate(blank, TASK, key=jax.random.key(1), player=player)
     archive = dataclasses.replace(archive, fitness=archive.fitness + 30.0)
     split = Split(archive, np.repeat([0, 2], [ELITES - 2, 2]), ((0.25, 0.25), (0.75, 0.5)))

@@ -172,12 +172,11 @@ def search_archive(
       hooks: its log takes the metrics of every iteration.
     """
     mesh = policy_mesh()
-    search, _, grid = make_search(task, config, search_task=search_task, mesh=mesh)
+    search, network, grid = make_search(task, config, search_task=search_task, mesh=mesh)
     state, step = start_search(search, key, mesh), compile_step(search, mesh)
     with hooks.progress(f"{SEARCHES[config.search]} on {task.name}", config.iterations, "it") as done:
         for iteration in range(config.iterations):
             state, metrics = step(state, jax.random.fold_in(key, iteration))
             hooks.log("search", iteration + 1, row_of(metrics))
             done(1)
-    settings = {"backend": task.backend, "episode_length": task.episode_length, "reset_noise": task.reset_noise}
-    return from_qdax(jax.device_get(state.repertoire), grid, task.name, settings=tuple(sorted(settings.items())))
+    return from_qdax(jax.device_get(state.repertoire), network, task, cells=grid, settings=task.settings)

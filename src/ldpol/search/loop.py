@@ -17,7 +17,7 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.map_elites import MAPElites
 
-from ldpol.archive import Grid, grid_metrics
+from ldpol.archive import Tessellation, grid_metrics
 from ldpol.errors import UserError
 from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
@@ -78,7 +78,7 @@ Refine = Callable[[MapElitesRepertoire, Params, Score, Key], Refined]
 def make_search(
     task: Task,
     shape: MLP,
-    grid: Grid,
+    grid: Tessellation,
     emitter: Emitter,
     *,
     episodes: int = 1,

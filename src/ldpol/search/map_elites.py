@@ -17,7 +17,7 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_c
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.emitters.standard_emitters import MixingEmitter
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
@@ -113,7 +113,7 @@ class IsoLineEmitter(Emitter):
 def make_map_elites(
     task: Task,
     shape: MLP,
-    grid: Grid,
+    grid: Tessellation,
     config: MapElitesConfig,
     *,
     verify_task: Task | None = None,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
 from qdax.core.emitters.emitter import Emitter
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.networks import MLP, unfold_normaliser
 from ldpol.rollout import RolloutConfig
 from ldpol.search import ppo, xnes
@@ -276,7 +276,7 @@ class PPGAEmitter(Emitter):
 def make_ppga(
     task: Task,
     shape: MLP,
-    grid: Grid,
+    grid: Tessellation,
     config: PPGAConfig = PPGAConfig(),
     ppo_config: PPOConfig = PPOConfig(),
     xnes_config: xnes.XNESConfig = xnes.XNESConfig(),

@@ -302,7 +302,7 @@ def _critic_shape(config: PPOConfig, shape: MLP) -> MLP:
 
 
 def _output(shape: MLP, params: Params, observation: Array) -> Array:
-    return shape.module().apply(params, observation, method="mean")  # type: ignore[return-value]
+    return shape.pre_action(params, observation)
 
 
 def _orthogonal(shape: MLP, last: float, key: Key) -> Params:
