@@ -55,7 +55,7 @@ def latents(run: Path, quick: bool) -> LatentDataset:
         config = replace(config, autoencoder=autoencoder, verify=VerifyConfig(rounds=0))
     config = replace(config, denoiser=replace(config.denoiser, optimiser=OptimiserConfig(steps=1)))
     keys = jax.random.split(jax.random.key(0), 2)
-    player = make_player(task, archive.shape.apply, episodes=config.episodes)
+    player = make_player(task, archive.network.apply, episodes=config.episodes)
     hooks = Hooks(progress=session.progress)
     archive = reevaluate(archive, task, key=keys[0], player=player, hooks=hooks)
     made = train(archive, task, config, key=keys[1], player=player, hooks=hooks)

@@ -20,16 +20,16 @@ from ldpol.model.condition import ask
 from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import Scaling, image_shape
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import copied_to, policy_mesh, split_over
 from ldpol.types import Array, Key, Params
 
-SHAPES = {"walker2d": PolicyShape(17, 6, (64, 64)), "humanoid": PolicyShape(244, 17, (128, 128))}
+SHAPES = {"walker2d": MLP(17, 6, (64, 64)), "humanoid": MLP(244, 17, (128, 128))}
 MEASURES = 2
 TARGET = 20_000  # policies/s at walker2d's shape with the default sampler
 
 
-def random_generator(task: str, shape: PolicyShape, key: Key) -> PolicyGenerator:
+def random_generator(task: str, shape: MLP, key: Key) -> PolicyGenerator:
     """Return an untrained generator of the default architecture."""
     train = DistillConfig()
     autoencoder, network = train.autoencoder.architecture, train.denoiser.architecture
@@ -77,7 +77,7 @@ def decode_only(generator: PolicyGenerator, latents: Array, measures: Array) -> 
     return jax.vmap(one)(latents, measures)
 
 
-def write_only(shape: PolicyShape, keys: Key, measures: Array) -> Params:
+def write_only(shape: MLP, keys: Key, measures: Array) -> Params:
     """Fill as much memory as the policies take: what writing them alone costs."""
     del keys
     one = lambda wanted: jax.tree.map(lambda leaf: jnp.full(leaf.shape, wanted.sum()), shape.abstract())  # noqa: E731

@@ -13,7 +13,7 @@ import numpy as np
 from ldpol import archive as archives
 from ldpol import session
 from ldpol.evaluation.metrics import summarise
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import evaluate, over_chunks, policy_mesh
 from ldpol.search.archive_search import SearchConfig
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
@@ -31,7 +31,7 @@ def main() -> None:
     if options.quick:
         options.steps, options.episodes, options.seeds = 1e5, 1, 1
     noisy, quiet = make_task("walker2d"), make_task("walker2d", reset_noise=0.0)
-    shape, mesh = PolicyShape(noisy.observation_size, noisy.action_size, (64, 64)), policy_mesh()
+    shape, mesh = MLP(noisy.observation_size, noisy.action_size, (64, 64)), policy_mesh()
     grid = archives.make_grid(noisy, 50)
     ways = {
         "deterministic": (quiet, MapElitesConfig()),
@@ -51,7 +51,7 @@ def main() -> None:
             while float(state.env_steps) < options.steps:
                 state, _ = step(state, jax.random.fold_in(key, iteration))
                 iteration += 1
-            archive = archives.from_qdax(state.repertoire, grid, "walker2d")
+            archive = archives.from_qdax(state.repertoire, shape, noisy, cells=grid)
             scores = over_chunks(again, archive.policies, jax.random.key(100 + seed), size=256, mesh=mesh)
             score = mean_score(scores)
             row = {"way": way, "seed": seed, "env_steps": float(state.env_steps), "stored_cells": len(archive)}

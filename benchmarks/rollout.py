@@ -25,7 +25,7 @@ from common import Program, Target, build, finish, measure, parser, say, start, 
 from jax.sharding import Mesh, PartitionSpec
 
 from ldpol.lanes import lanes_last
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, copied_to, evaluate, policy_mesh, split_over
 from ldpol.tasks import SPECS, Task, TaskState, make_task
 from ldpol.types import Array, Key, Params, PyTree, Score
@@ -52,14 +52,12 @@ def with_falls(task: Task, falls: Array) -> Task:
     return task.replace(step=step)
 
 
-def ours(
-    task: Task, shape: PolicyShape, config: RolloutConfig, mesh: Mesh, falls: Array, policies: Params, keys: Key
-) -> Score:
+def ours(task: Task, shape: MLP, config: RolloutConfig, mesh: Mesh, falls: Array, policies: Params, keys: Key) -> Score:
     """Play one episode of each policy as the library does."""
     return evaluate(with_falls(task, falls), shape.apply, policies, keys, config=config, mesh=mesh)
 
 
-def qdax_score(task: Task, shape: PolicyShape, policies: Params, key: Key) -> PyTree:
+def qdax_score(task: Task, shape: MLP, policies: Params, key: Key) -> PyTree:
     """Call QDax's scorer with a step function like its own, on our task's physics and foot contacts.
 
     Cheaper than QDax's own environments: no automatic reset and no episode statistics.
@@ -143,7 +141,7 @@ def compare(name: str, quick: bool) -> dict[str, Any]:
     length, count, batch, repeats = (50, 64, 32, 1) if quick else (250, 1024, 256, 3)
     task = make_task(name, episode_length=length)
     unaided = plain(task)
-    shape = PolicyShape(task.observation_size, task.action_size, (64, 64))
+    shape = MLP(task.observation_size, task.action_size, (64, 64))
     init_key, play_key = jax.random.split(jax.random.key(0))
     policies = jax.jit(jax.vmap(shape.init))(jax.random.split(init_key, count))
     keys = jax.random.split(play_key, count)
@@ -276,7 +274,7 @@ def main() -> None:
 
 
 def compare_memory(
-    unaided: Task, task: Task, shape: PolicyShape, mesh: Mesh, inputs: PyTree, batch: int
+    unaided: Task, task: Task, shape: MLP, mesh: Mesh, inputs: PyTree, batch: int
 ) -> dict[str, dict[str, dict[str, int]]]:
     """Compile our program and QDax's at several episode lengths for their memory alone, side by side."""
     falls, policies, key = inputs

@@ -33,7 +33,7 @@ from ldpol import report, session, storage
 from ldpol.evaluation.intervals import over_seeds as interval
 from ldpol.evaluation.intervals import show as plus_minus
 from ldpol.evaluation.metrics import summarise
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.report import canvas, figures
 from ldpol.rollout import copied_to, evaluate, over_chunks, policy_mesh, split_over
 from ldpol.search import ppo
@@ -130,7 +130,7 @@ def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, A
         for kind, value in passed:
             row = {"mark": f"{kind} {value:g}", "iterations": iteration, "env_steps": now["steps"], "seconds": spent}
             row |= {"evaluations": int(metrics["evaluations"]), "stored_cells": int(metrics["cells"])}
-            kept.append((row, archives.from_qdax(state.repertoire, grid, noisy.name)))
+            kept.append((row, archives.from_qdax(state.repertoire, shape, noisy, cells=grid)))
             common.say(f"{name}, seed {seed}: {spent:.0f} s, {now['steps']:.3g} steps, {row['stored_cells']} cells")
     shares = time_shares(config, noisy, shape, now["steps"], trained, spent)
     play = jax.jit(partial(play_again, noisy, shape, EPISODES, policy_mesh()))
@@ -144,7 +144,7 @@ def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, A
     return rows
 
 
-def play_again(task: Task, shape: PolicyShape, episodes: int, mesh: Mesh, policies: Any, keys: Array) -> Any:
+def play_again(task: Task, shape: MLP, episodes: int, mesh: Mesh, policies: Any, keys: Array) -> Any:
     """Play fresh noisy episodes of some policies."""
     return evaluate(task, shape.apply, policies, keys, episodes=episodes, mesh=mesh)
 
@@ -157,7 +157,7 @@ def learned_steps(search: str, state: SearchState) -> float:
 
 
 def time_shares(
-    config: SearchConfig, task: Task, shape: PolicyShape, steps: float, trained: float, seconds: float
+    config: SearchConfig, task: Task, shape: MLP, steps: float, trained: float, seconds: float
 ) -> dict[str, float]:
     """Return the shares of a search's time that physics and learning take, each timed alone on all devices."""
     mesh = policy_mesh()
@@ -179,7 +179,7 @@ def time_shares(
     }
 
 
-def learn_alone(config: PPOConfig, shape: PolicyShape, mesh: Mesh, task: Task, state: ppo.PPOState) -> ppo.PPOState:
+def learn_alone(config: PPOConfig, shape: MLP, mesh: Mesh, task: Task, state: ppo.PPOState) -> ppo.PPOState:
     """Take the gradient steps of one update, on transitions that mean nothing."""
     size = config.steps * config.environments
     some = lambda *rest: jnp.ones((size, *rest))  # noqa: E731

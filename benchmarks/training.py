@@ -28,12 +28,12 @@ from ldpol.model import denoiser
 from ldpol.model.condition import ask
 from ldpol.model.denoiser import Convolution, make_network
 from ldpol.model.image import image_shape
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import copied_to, policy_mesh
 from ldpol.train_loop import TrainState, scan_steps, start_state, training_mesh
 from ldpol.types import Array, Key, Params, PyTree
 
-SHAPE = PolicyShape(17, 6, (64, 64))  # walker2d
+SHAPE = MLP(17, 6, (64, 64))  # walker2d
 MEASURES = 2
 
 Loop = Callable[[TrainState, Key], tuple[TrainState, dict[str, Array]]]

@@ -51,7 +51,7 @@ def main(steps: int = 400) -> dict:
     task, keys = make_task(), jax.random.split(jax.random.key(0), 4)
     search = ldpol.SearchConfig("map_elites", 10, 10, (8,), map_elites=MapElitesConfig(batch=128))
     archive = ldpol.search_archive(task, search, key=keys[0])
-    player = ldpol.make_player(task, archive.shape.apply, episodes=4, chunk=64)
+    player = ldpol.make_player(task, archive.network.apply, episodes=4, chunk=64)
     archive = ldpol.reevaluate(archive, task, key=keys[1], player=player)
     split = ldpol.split(archive, fraction=0.1, box=((0.4, 0.4), (0.6, 0.6)))
     training = ldpol.DistillConfig()

@@ -17,7 +17,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
-from ldpol.policy import PolicyShape  # noqa: E402
+from ldpol.networks import MLP  # noqa: E402
 from ldpol.rollout import policy_mesh  # noqa: E402
 from ldpol.tasks import Task, make_task  # noqa: E402
 
@@ -38,7 +38,7 @@ class Walker(NamedTuple):
     """A short walker2d task with deterministic starts, small random policies, and what they did for 120 steps."""
 
     task: Task
-    shape: PolicyShape
+    shape: MLP
     policies: dict
     starts: dict
     """Reset twice with different keys: `[2, N, ...]`."""
@@ -53,7 +53,7 @@ def walker() -> Walker:
     length, count = 120, 4
     task = make_task("walker2d", episode_length=length, reset_noise=0.0)
     endless = make_task("walker2d", episode_length=length, reset_noise=0.0, terminate=False)
-    shape = PolicyShape(task.observation_size, task.action_size, (8,))
+    shape = MLP(task.observation_size, task.action_size, (8,))
     policies = jax.jit(jax.vmap(shape.init))(jax.random.split(jax.random.key(1), count))
     policies = jax.tree.map(lambda leaf: 2.0 * leaf, policies)
 

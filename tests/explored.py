@@ -18,10 +18,10 @@ from ldpol.model.condition import nothing
 from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import Scaling, image_shape
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.tasks import Skeleton
 
-SHAPE = PolicyShape(3, 2, (6,))
+SHAPE = MLP(3, 2, (6,))
 NAMES = ("left", "right", "over", "under")
 ELITES = 20
 

@@ -11,12 +11,12 @@ from ldpol.baselines import cloned, conditional, cvae, gaussian, latents, quanti
 from ldpol.baselines.cloned import ClonedConfig
 from ldpol.distillation.dataset import Dataset
 from ldpol.measures import nearest
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.precision import compress, expand
 from ldpol.storage import nbytes, pack, unpack
 from ldpol.train_loop import OptimiserConfig
 
-SHAPE, GRID = PolicyShape(3, 2, (20, 20)), Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))
+SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))
 N = 40
 KEY = jax.random.key(9)
 
@@ -183,7 +183,7 @@ def test_a_clone_fits_and_is_a_plain_policy():
     act = jax.vmap(lambda style, seen: jax.vmap(lambda one: cloned.apply(model, style, one))(seen))
     found = act(styles, data.states[:, :64])
     assert float(jnp.sqrt(jnp.mean((found - actions[:, :64]) ** 2))) < 0.05
-    plain = PolicyShape(3, 2, (24,))
+    plain = MLP(3, 2, (24,))
     folded = jax.vmap(lambda style: fold(model, style))(styles)
     again = jax.vmap(lambda params, seen: plain.apply(params, seen))(folded, data.states[:, :64])
     np.testing.assert_allclose(again, found, atol=1e-4)

@@ -17,9 +17,9 @@ from ldpol.model.condition import joint, nothing
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import Scaling, image_shape, split_image
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 
-SHAPE = PolicyShape(5, 2, (6,))
+SHAPE = MLP(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
 NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
 WANTED = jnp.array([-0.5, 3.0])

@@ -11,7 +11,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("settings", "types"),
     ("lanes",),
-    ("tasks", "policy", "measures", "keys"),
+    ("tasks", "networks", "measures", "keys"),
+    ("network_reader",),
     ("storage", "precision", "rollout", "models"),
     ("session", "film", "train_loop"),
     ("hooks",),
@@ -72,8 +73,8 @@ def import_problems(source: Path) -> list[str]:
     problems, graph = [], {}
     for name, path in files.items():
         targets = imported(name, path, set(files))
-        if name != f"{ROOT}.tasks" and any(target.split(".")[0] == "brax" for target in targets):
-            problems.append(f"{name} imports brax; only {ROOT}.tasks may")
+        if name != f"{ROOT}.tasks.locomotion" and any(target.split(".")[0] == "brax" for target in targets):
+            problems.append(f"{name} imports brax; only {ROOT}.tasks.locomotion may")
         if name == ROOT:
             continue
         if room(name) not in RANK:
@@ -113,7 +114,8 @@ def test_checker_accepts_a_sound_tree(tmp_path):
     files = {
         "__init__.py": "from ldpol.experiments import train\n",
         "types.py": "import jax\n",
-        "tasks.py": "from brax import envs\nfrom ldpol.types import Array\n",
+        "tasks/__init__.py": "from ldpol.tasks.locomotion import make_task\n",
+        "tasks/locomotion.py": "from brax import envs\nfrom ldpol.types import Array\n",
         "rollout.py": "from . import tasks\n",
         "model/__init__.py": "from ldpol.model.denoiser import UNet\n",
         "model/denoiser.py": "from ..types import Array\n",
@@ -157,5 +159,5 @@ def test_checker_catches_brax_and_rooms_without_a_layer(tmp_path):
     files = {"rollout.py": "import brax.envs as envs\n", "helpers.py": ""}
     assert import_problems(plant(tmp_path, files)) == [
         "ldpol.helpers has no layer; give 'helpers' one",
-        "ldpol.rollout imports brax; only ldpol.tasks may",
+        "ldpol.rollout imports brax; only ldpol.tasks.locomotion may",
     ]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from ldpol.distillation import autoencoder
-from ldpol.distillation.autoencoder import action_error, kl_divergence, principal_directions
+from ldpol.distillation.autoencoder import kl_divergence, principal_directions
 from ldpol.distillation.encoder import Encoder, halve, neighbourhoods, split_moments
 from ldpol.model.condition import ask, nothing
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.model.hypernet import BasisHead, MatrixHead
-from ldpol.policy import PolicyShape, fold_normaliser, unfold_normaliser
+from ldpol.networks import MLP, fold_normaliser, one_sided_error, unfold_normaliser
 
-SHAPE = PolicyShape(5, 2, (6, 6))
+SHAPE = MLP(5, 2, (6, 6))
 NORMALISER = (jnp.linspace(-1.0, 2.0, 5), jnp.array([0.01, 0.3, 1.0, 4.0, 90.0]))
 BASIS = AutoencoderConfig(
     latent=(2, 2, 1), rank=3, context=16, hidden=8, octaves=2, joint=4, coordinates=4, encoder_hidden=16
@@ -187,7 +187,7 @@ def test_units_of_observations_do_not_matter():
     def behave(params, policies, observations):
         mean, _ = jax.vmap(partial(Encoder(SHAPE, BASIS).apply, params["encoder"]))(policies)
         one = lambda latent: Decoder(SHAPE, BASIS).apply({"params": params["decoder"]}, latent, ask(jnp.full(2, 0.5)))  # noqa: E731
-        return mean, jax.vmap(SHAPE.module().apply, (0, None))(jax.vmap(one)(mean), observations)
+        return mean, jax.vmap(SHAPE.apply, (0, None))(jax.vmap(one)(mean), observations)
 
     means, actions = behave(params, archive, seen)
     assert np.std(means) > 1e-3 and np.std(actions) > 0.1
@@ -330,8 +330,8 @@ def test_action_error_by_hand():
     target = jnp.array([0.5, 1.0, 1.0, -1.0, -1.0, 0.0])
     mean = jnp.array([1.5, 3.0, 0.75, -3.0, -0.75, -0.25])
     # Beyond saturation costs nothing, short of it costs the difference.
-    np.testing.assert_allclose(action_error(mean, target), [1.0, 0.0, -0.25, 0.0, 0.25, -0.25])
-    gradient = jax.grad(lambda m: (action_error(m, target) ** 2).sum())(mean)
+    np.testing.assert_allclose(one_sided_error(mean, target), [1.0, 0.0, -0.25, 0.0, 0.25, -0.25])
+    gradient = jax.grad(lambda m: (one_sided_error(m, target) ** 2).sum())(mean)
     np.testing.assert_allclose(gradient, [2.0, 0.0, -0.5, 0.0, 0.5, -0.5])
 
 

@@ -14,7 +14,7 @@ from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Grid, from_qdax, make_grid
-from ldpol.policy import PolicyShape, fold_normaliser
+from ldpol.networks import MLP, fold_normaliser
 from ldpol.rollout import RolloutConfig, copied_to, evaluate
 from ldpol.search import ppo, xnes
 from ldpol.search.loop import in_turn
@@ -22,7 +22,7 @@ from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.search.ppga import PPGAConfig, PPGAEmitter, make_ppga
 from ldpol.search.ppo_config import PPOConfig, split_environments
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 GRID = Grid((6, 6), (0.0, 0.0), (1.0, 1.0))
 TASK = make_toy(noise=0.1)
 PPO = PPOConfig(environments=12, steps=16, epochs=2, minibatches=2, critic=(8,), learning_rate=3e-2)
@@ -244,7 +244,7 @@ def test_elites_are_plain_policies_that_score_what_they_entered_with():
     quiet = make_toy()
     state, history = run(make(task=quiet), 5)
     assert isinstance(state.repertoire, MapElitesRepertoire)
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, TASK, cells=GRID)
     assert len(elites) == history[-1]["cells"] > 3
     keys = jax.random.split(jax.random.key(3), len(elites))
     scores = jax.jit(partial(evaluate, quiet, SHAPE.apply))(elites.policies, keys)
@@ -330,7 +330,7 @@ def test_it_finds_better_policies_than_random_ones_and_reaches_high_measures():
     """The best toy policy climbs in y, which is both its reward and its second measure."""
     state, history = run(make(task=make_toy()), 15)
     assert history[-1]["best"] > history[0]["best"] + 2.0
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, TASK, cells=GRID)
     assert elites.measures.max(0).min() > 0.6  # both feet
 
 

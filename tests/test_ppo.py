@@ -11,12 +11,12 @@ import pytest
 from toy import HIGH, SPEED, make_toy
 
 from ldpol import storage
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import evaluate
 from ldpol.search.ppo import Batch, init, learn, policy_of, update
 from ldpol.search.ppo_config import PPOConfig, split_environments
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 SMALL = PPOConfig(environments=4, steps=8, epochs=2, minibatches=4, critic=(5,), learning_rate=1e-2)
 TASK = make_toy(episode_length=5, width=0.8, noise=0.1)
 PLAIN = jnp.array([1.0, 0.0, 0.0])
@@ -402,7 +402,7 @@ def test_it_learns_the_reward_and_each_measure():
 
     Going right is a task with a cliff: x must get above 0.5 and stay below 1, where the episode ends.
     """
-    task, shape = make_toy(noise=0.05), PolicyShape(3, 2, (16,))
+    task, shape = make_toy(noise=0.05), MLP(3, 2, (16,))
     config = PPOConfig(environments=16, steps=40, minibatches=4, critic=(16,), learning_rate=5e-3, gamma=0.95)
     start = jax.jit(jax.vmap(partial(init, config, task, shape)))
     step = jax.jit(jax.vmap(partial(update, config, task, shape)))
@@ -466,7 +466,7 @@ def test_copies_share_the_environments():
 
 def test_what_does_not_fit_the_task(trained):
     with pytest.raises(ValueError, match="a policy of 4 observations and 2 actions does not fit task 'toy' of 3 and 2"):
-        init(SMALL, TASK, PolicyShape(4, 2, (4,)), jax.random.key(0))
+        init(SMALL, TASK, MLP(4, 2, (4,)), jax.random.key(0))
     with pytest.raises(ValueError, match=r"expected 1 \+ 2 reward weights, found shape \(2,\)"):
         update(SMALL, TASK, SHAPE, jnp.ones(2), trained, jax.random.key(0))
     with pytest.raises(ValueError, match=r"ppo\.environments = 8, but the state has"):
@@ -474,7 +474,7 @@ def test_what_does_not_fit_the_task(trained):
 
 
 def test_first_actions_hardly_depend_on_the_state():
-    state = jax.jit(partial(init, SMALL, TASK, PolicyShape(3, 2, (16, 16))))(jax.random.key(0))
+    state = jax.jit(partial(init, SMALL, TASK, MLP(3, 2, (16, 16))))(jax.random.key(0))
     for network, last, width in ((state.actor, 0.01, 2), (state.critic, 1.0, 1)):
         *hidden, kernel = (np.asarray(layer["kernel"]) for _, layer in sorted(network["params"].items()))
         np.testing.assert_allclose(kernel.T @ kernel, last**2 * np.eye(width), atol=1e-6)

@@ -9,12 +9,12 @@ import pytest
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid, take
+from ldpol.networks import MLP
 from ldpol.player import make_player
-from ldpol.policy import PolicyShape
 from ldpol.reference import IN_BOX, TRAINED, reevaluate, split
 
 GRID = Grid((10, 10), (0.0, 0.0), (1.0, 1.0))
-SHAPE = PolicyShape(3, 2, (6,))
+SHAPE = MLP(3, 2, (6,))
 BOX = ((0.3, 0.3), (0.6, 0.7))
 
 

@@ -367,11 +367,11 @@ policies = jax.random.uniform(jax.random.key(5), (24, 2), minval=-0.5, maxval=1.
 compare(make_toy(noise=0.3), push, policies, 3, RolloutConfig(4, 5))
 """
 WALKER = """
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.settings import SettingsError
 from ldpol.tasks import make_task
 task = make_task("walker2d", episode_length=30)
-shape = PolicyShape(task.observation_size, task.action_size, (8,))
+shape = MLP(task.observation_size, task.action_size, (8,))
 policies = jax.jit(jax.vmap(shape.init))(jax.random.split(jax.random.key(0), 8))
 compare(task, shape.apply, policies, 1, RolloutConfig(2, 10))
 """

@@ -17,13 +17,13 @@ from toy import make_toy, push
 from ldpol import sample, storage
 from ldpol.archive import Grid
 from ldpol.film import film
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.report.animation import render_animation
 from ldpol.report.filmstrip import encode_film
 from ldpol.rollout import rollout
 from ldpol.tasks import Skeleton
 
-SHAPE = PolicyShape(3, 2, (6,))
+SHAPE = MLP(3, 2, (6,))
 
 
 def drawn_toy(**settings):

@@ -10,11 +10,11 @@ from toy import make_toy
 
 from ldpol import storage
 from ldpol.archive import Grid, best_per_cell, from_qdax
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.search.map_elites import MapElitesConfig, iso_line, make_map_elites
 
-SHAPE = PolicyShape(3, 2, (4,))
+SHAPE = MLP(3, 2, (4,))
 GRID = Grid((6, 6), (0.0, 0.0), (1.0, 1.0))
 ROLLOUTS = RolloutConfig(lanes=16, block=10)
 
@@ -105,7 +105,7 @@ def test_quality_and_coverage_never_fall(finished):
 def test_elites_score_again_what_they_entered_with(finished):
     """A task without noise: playing the elites anew gives their stored scores, in the cells they hold."""
     search, state, history = finished
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
     assert len(elites) == history[-1]["cells"] > 5
     scores = jax.jit(partial(evaluate, make_toy(), SHAPE.apply))(elites.policies, keys_for(len(elites)))
     np.testing.assert_allclose(scores.fitness[:, 0], elites.fitness, rtol=1e-4, atol=1e-4)
@@ -148,7 +148,7 @@ def test_verified_elites_enter_with_the_mean_over_all_episodes():
     task, verify_task = make_toy(), make_toy(bonus=10.0)
     search = make(task, verify_task=verify_task, episodes=2, verify=8, verify_episodes=3)
     state, metrics = jax.jit(search.step)(search.init(jax.random.key(0)), jax.random.key(0))
-    elites = from_qdax(state.repertoire, GRID, "toy")
+    elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
     plain = jax.jit(partial(evaluate, task, SHAPE.apply))(elites.policies, keys_for(len(elites)))
     expected = plain.fitness[:, 0] + 3 / 5 * 10.0 * plain.length[:, 0]
     np.testing.assert_allclose(elites.fitness, expected, rtol=1e-4)
@@ -156,7 +156,7 @@ def test_verified_elites_enter_with_the_mean_over_all_episodes():
     assert int(metrics["evaluations"]) == 32 * 2 + 8 * 3
 
     unverified, _ = jax.jit(make().step)(make().init(jax.random.key(0)), jax.random.key(0))
-    everyone = from_qdax(unverified.repertoire, GRID, "toy")  # the elites of the same batch of random policies
+    everyone = from_qdax(unverified.repertoire, SHAPE, make_toy(), cells=GRID)
     assert 1 <= len(elites) <= 8 < len(everyone)
     found, best = (np.sort(np.asarray(x))[::-1].round(3) for x in (plain.fitness[:, 0], everyone.fitness))
     assert found[0] == best[0]
@@ -169,7 +169,7 @@ def test_verified_elites_keep_what_they_promise():
 
     def missed(**settings):
         state, _ = run(make(task, **settings), 15)
-        elites = from_qdax(state.repertoire, GRID, "toy")
+        elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
         play = jax.jit(partial(evaluate, task, SHAPE.apply, episodes=50))
         again = play(elites.policies, keys_for(len(elites), 9)).fitness
         return float((((elites.fitness - again.mean(1)) / again.std(1)) ** 2).mean() ** 0.5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
+from ldpol.networks import MLP
 from ldpol.planning.choosing import around, best_candidate, first, from_archive, from_generator, look_ahead
 from ldpol.planning.sequencing import (
     Choice,
@@ -16,7 +17,6 @@ from ldpol.planning.sequencing import (
     segment_steps,
     trace_sequence,
 )
-from ldpol.policy import PolicyShape
 from ldpol.rollout import rollout
 from ldpol.tasks import make_task
 
@@ -367,7 +367,7 @@ def test_one_candidate_is_the_blind_sample():
 def test_walker_looks_ahead():
     """Real physics: what the look-ahead foresees is what happens, and it costs what it says."""
     task, settle, n = make_task("walker2d", episode_length=50), 5, 3
-    shape = PolicyShape(task.observation_size, task.action_size, (8,))
+    shape = MLP(task.observation_size, task.action_size, (8,))
     sample = lambda key, wanted: jax.tree.map(lambda leaf: 2.0 * leaf, shape.init(key))  # noqa: E731
     propose = from_generator(sample, n)
     steps = segment_steps(task, 2, settle)

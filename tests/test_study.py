@@ -29,8 +29,8 @@ from ldpol.experiments.study import chosen
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
 from ldpol.model.sampler import SamplerConfig
+from ldpol.networks import MLP
 from ldpol.player import make_player, score_policies
-from ldpol.policy import PolicyShape
 from ldpol.reference import split
 from ldpol.report import render
 from ldpol.report.retention import STYLES, draw_retention
@@ -42,7 +42,7 @@ from ldpol.types import Score
 
 ROOT = Path(__file__).parents[1]
 STUDY = f"{ROOT}/experiments/studies/retention.py"
-SHAPE, GRID = PolicyShape(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
+SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 TINY = revise(
     distillation.DistillConfig(),
     precision="float32",
@@ -139,13 +139,13 @@ def setting():
     """A context of random policies that nothing is ever trained on."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 30))
     measures = jax.random.uniform(jax.random.key(1), (30, 2))
-    archive = Archive(policies, jnp.linspace(1.0, 2.0, 30), measures, GRID, "toy")
+    archive = Archive(policies, jnp.linspace(1.0, 2.0, 30), measures, GRID, "toy", SHAPE)
     return context_of(archive, make_toy(noise=0.2))
 
 
 def context_of(archive, task):
     config = StudyConfig(base=TINY, fraction=0.2, conditions=4, samples=2, states=8)
-    player = make_player(task, archive.shape.apply, episodes=2, chunk=8)
+    player = make_player(task, archive.network.apply, episodes=2, chunk=8)
     parts, key = split(archive, fraction=config.fraction), jax.random.key(3)
     return StudyContext(config, parts, task, player, as_score(archive), key, lambda name: Hooks())
 
@@ -204,10 +204,10 @@ def test_a_row_may_sample_otherwise_than_it_was_trained_to(setting, tmp_path):
 
 def test_a_clone_scores_as_the_plain_policies_it_is():
     """Rolled out through its own apply on two devices, against its folded policies one after the other."""
-    task, plain = make_toy(noise=0.2), PolicyShape(3, 2, (8,))
+    task, plain = make_toy(noise=0.2), MLP(3, 2, (8,))
     measures = jax.random.uniform(jax.random.key(1), (6, 2))
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 6))
-    context = context_of(Archive(policies, jnp.ones(6), measures, GRID, "toy"), task)
+    context = context_of(Archive(policies, jnp.ones(6), measures, GRID, "toy", SHAPE), task)
     sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4)
     params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), measures[0], jnp.ones(3))["params"]
     tree = cloned.Cloned(jax.tree.map(lambda leaf: 3.0 * leaf, params), jnp.zeros(3), jnp.ones(3), sizes, 2, GRID)
@@ -239,10 +239,10 @@ def in_memory(kept):
 
 def test_a_whole_study_of_the_toy_task():
     """In memory, no folder: three rows, of which two share a training; what is kept is not made again."""
-    plain, task = PolicyShape(3, 2, (8,)), make_toy(noise=0.2)
+    plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
     policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
-    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy")
+    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy", SHAPE)
     config = StudyConfig(base=TINY, fraction=0.2, conditions=4, samples=2, states=4)
     rows = {
         "ours": methods.LatentDiffusion(TINY),

@@ -29,13 +29,13 @@ from ldpol.evaluation.tables import as_markdown, as_text
 from ldpol.hooks import Hooks
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
+from ldpol.networks import MLP
 from ldpol.planning.choosing import first, from_archive, from_generator
 from ldpol.planning.sequencing import draw_sequences, play_sequences
 from ldpol.player import make_player, sample_policies, score_policies
-from ldpol.policy import PolicyShape
 from ldpol.reference import Split, reevaluate
 
-SHAPE, GRID = PolicyShape(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
+SHAPE, GRID = MLP(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 ELITES = 12
 TASK = make_toy(episode_length=20, noise=0.2, width=9.0)
 RECONSTRUCTION = Reconstruction(unseen=8, uniform=8)
@@ -72,7 +72,7 @@ def context():
     """Elites that do what the toy's rules say; the last two lie in the box that training left out."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), ELITES))
     player = make_player(TASK, SHAPE.apply, episodes=2, chunk=16)
-    blank = Archive(policies, jnp.zeros(ELITES), jnp.zeros((ELITES, 2)), grid=GRID, task="toy")
+    blank = Archive(policies, jnp.zeros(ELITES), jnp.zeros((ELITES, 2)), grid=GRID, task="toy", network=SHAPE)
     archive = reevaluate(blank, TASK, key=jax.random.key(1), player=player)
     archive = dataclasses.replace(archive, fitness=archive.fitness + 30.0)
     split = Split(archive, np.repeat([0, 2], [ELITES - 2, 2]), ((0.25, 0.25), (0.75, 0.5)))

@@ -17,11 +17,11 @@ from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import make_schedule, precondition
 from ldpol.model.sampler import sample
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import policy_mesh
 from ldpol.train_loop import OptimiserConfig, advance, scan_steps, start_state
 
-SHAPE = PolicyShape(3, 2, ())  # linear policies
+SHAPE = MLP(3, 2, ())  # linear policies
 CONFIG = AutoencoderConfig(
     latent=(2, 2, 1), rank=6, context=16, hidden=16, octaves=2, joint=4, coordinates=6, encoder_hidden=32
 )

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, search, tasks
-    from ldpol.archive import Archive, Grid
+    from ldpol.archive import (
+        Archive,
+        Grid,
+        Replay,
+        Voronoi,
+        from_npz,
+        from_policies,
+        from_qdax,
+        from_ribs,
+        replay,
+        to_qdax,
+        to_ribs,
+    )
     from ldpol.distillation import DistillConfig, Distilled, distill
     from ldpol.errors import UserError
     from ldpol.evaluation.protocol import evaluate
@@ -13,53 +25,80 @@ if TYPE_CHECKING:
     from ldpol.generator_file import load
     from ldpol.hooks import Hooks
     from ldpol.models import list_models
+    from ldpol.network_reader import network
+    from ldpol.networks import MLP, CustomNetwork
     from ldpol.player import Player, make_player
-    from ldpol.policy import Policy, PolicyShape
     from ldpol.reference import Split, reevaluate, split
     from ldpol.rollout import RolloutConfig
     from ldpol.search.archive_search import SearchConfig, search_archive
-    from ldpol.tasks import Task, make_task
+    from ldpol.tasks import Reduction, Task, make_task, task_elsewhere, task_from_env, task_from_qdax
     from ldpol.types import Behaviour, Score
 
 __all__ = [
+    "MLP",
     "Archive",
     "Behaviour",
+    "CustomNetwork",
     "DistillConfig",
     "Distilled",
     "Grid",
     "Hooks",
     "Player",
-    "Policy",
     "PolicyGenerator",
-    "PolicyShape",
+    "Reduction",
+    "Replay",
     "RolloutConfig",
     "Score",
     "SearchConfig",
     "Split",
     "Task",
     "UserError",
+    "Voronoi",
     "archive",
     "distill",
     "distillation",
     "errors",
     "evaluate",
     "evaluation",
+    "from_npz",
+    "from_policies",
+    "from_qdax",
+    "from_ribs",
     "hooks",
     "list_models",
     "load",
     "make_player",
     "make_task",
+    "network",
     "player",
     "reevaluate",
     "reference",
+    "replay",
     "search",
     "search_archive",
     "split",
+    "task_elsewhere",
+    "task_from_env",
+    "task_from_qdax",
     "tasks",
+    "to_qdax",
+    "to_ribs",
 ]
 
 _HOMES = {
-    "archive": ("Archive", "Grid"),
+    "archive": (
+        "Archive",
+        "Grid",
+        "Replay",
+        "Voronoi",
+        "from_npz",
+        "from_policies",
+        "from_qdax",
+        "from_ribs",
+        "replay",
+        "to_qdax",
+        "to_ribs",
+    ),
     "distillation": ("DistillConfig", "Distilled", "distill"),
     "errors": ("UserError",),
     "evaluation.protocol": ("evaluate",),
@@ -68,11 +107,19 @@ _HOMES = {
     "hooks": ("Hooks",),
     "models": ("list_models",),
     "player": ("Player", "make_player"),
-    "policy": ("Policy", "PolicyShape"),
+    "network_reader": ("network",),
+    "networks": ("MLP", "CustomNetwork"),
     "reference": ("Split", "reevaluate", "split"),
     "rollout": ("RolloutConfig",),
     "search.archive_search": ("SearchConfig", "search_archive"),
-    "tasks": ("Task", "make_task"),
+    "tasks": (
+        "Reduction",
+        "Task",
+        "make_task",
+        "task_elsewhere",
+        "task_from_env",
+        "task_from_qdax",
+    ),
     "types": ("Behaviour", "Score"),
 }
 _ROOMS = ("archive", "distillation", "errors", "evaluation", "hooks", "player", "reference", "search", "tasks")

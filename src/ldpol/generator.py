@@ -14,7 +14,7 @@ from flax import struct
 from jax import export as jax_export
 
 from ldpol import storage
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
@@ -26,7 +26,7 @@ from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make
 from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
 from ldpol.model.verified import Kernel, Source, VerifiedBank, answer_verified
-from ldpol.policy import PolicyShape
+from ldpol.networks import Network
 from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -65,12 +65,12 @@ class PolicyGenerator:
     denoiser: PyTree
     scaling: Scaling
     reader: PyTree
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: Network = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
     network: DenoiserConfig = struct.field(pytree_node=False)
     schedule: str = struct.field(pytree_node=False)
     parametrisation: Parametrisation = struct.field(pytree_node=False)
-    grid: Grid = struct.field(pytree_node=False)
+    grid: Tessellation = struct.field(pytree_node=False)
     measure_names: tuple[str, ...] = struct.field(pytree_node=False)
     task: str = struct.field(pytree_node=False)
     settings: tuple[tuple[str, Any], ...] = struct.field(pytree_node=False, default=())

@@ -15,7 +15,7 @@ from ldpol.generator_settings import parse_settings
 from ldpol.model.diffusion import STRONGEST
 from ldpol.model.image import Scaling
 from ldpol.model.verified import VerifiedBank
-from ldpol.policy import check_finite
+from ldpol.networks import check_finite
 from ldpol.precision import expand
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from flax import serialization
 
-from ldpol.archive import Grid
+from ldpol import networks
+from ldpol.archive import grid_from_json
 from ldpol.language.reader import Language, language_from_json, language_to_json
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig
-from ldpol.policy import PolicyShape
 from ldpol.types import PyTree
 
 
@@ -23,10 +23,10 @@ def _named(cls: type) -> Callable[[Mapping[str, Any]], Any]:
 
 
 _PARSERS: dict[str, Callable[[Any], Any]] = {
-    "shape": _named(PolicyShape),
+    "shape": networks.from_json,
     "autoencoder": _named(AutoencoderConfig),
     "network": _named(DenoiserConfig),
-    "grid": _named(Grid),
+    "grid": grid_from_json,
     "schedule": str,
     "parametrisation": str,
     "measure_names": tuple,
@@ -58,8 +58,8 @@ def _json(name: str, value: Any) -> Any:
         return language_to_json(value)
     if isinstance(value, AutoencoderConfig | DenoiserConfig):
         return dataclasses.asdict(value)
-    if isinstance(value, PolicyShape | Grid):
-        return value._asdict()
+    if name in ("shape", "grid"):
+        return value.to_json()
     return dict(value) if name == "settings" else value
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ldpol.archive import Archive, check_task, take
+from ldpol.archive import Archive, check_import, check_task, checked, take
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
@@ -30,6 +30,7 @@ def reevaluate(
     key: Key,
     episodes: int = 10,
     player: Player | None = None,
+    check: bool = True,
     hooks: Hooks = Hooks(),
 ) -> Archive:
     """Evaluate the elites again: means over fresh episodes in place of the single draws that won their cells.
@@ -43,21 +44,23 @@ def reevaluate(
       key: decides the episodes.
       episodes: per policy; not looked at where there is a player, which has its own.
       player: evaluates policies; None compiles one.
+      check: refuse an import whose policies do not do what is stored, see `archive.check_import`.
       hooks: of the caller.
 
     Returns:
       The archive with other `fitness` and `measures`, and with `traits`.
 
     Raises:
-      UserError: if the archive does not fit the task.
+      UserError: if the archive does not fit the task, or fails the check.
     """
     check_task(archive, task)
-    player = make_player(task, archive.shape.apply, episodes=episodes) if player is None else player
+    player = make_player(task, archive.network.apply, episodes=episodes) if player is None else player
     title = "evaluating the elites again"
     depends_on = {"episodes": player.episodes, "key": np.asarray(jax.random.key_data(key)).tolist()}
     found = hooks.remember(
         "again", depends_on, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
     )
+    archive = check_import(archive, task, key, found.score) if check else checked(archive)
     return dataclasses.replace(
         archive,
         fitness=jnp.asarray(found.score.fitness),

@@ -112,7 +112,7 @@ class _Sums:
     """Running sums of one episode; `alive` turns 0 with the step after which the episode is over."""
 
     fitness: Array
-    contacts: Array
+    measures: PyTree
     length: Array
     alive: Array
     record: PyTree
@@ -121,30 +121,31 @@ class _Sums:
 
 def _start(task: Task, recorder: Recorder, key: Key) -> _Sums:
     zero = jnp.zeros(())
-    return _Sums(zero, jnp.zeros(task.measures), zero.astype(jnp.int32), jnp.ones((), bool), recorder.init(), key)
+    return _Sums(zero, task.reduction.init(), zero.astype(jnp.int32), jnp.ones((), bool), recorder.init(), key)
 
 
 def _advance(task: Task, recorder: Recorder, action: Array, state: TaskState, sums: _Sums) -> tuple[TaskState, _Sums]:
     """Take one step; a finished episode's sums stay as they are, whatever its physics does."""
     alive = sums.alive
     record = recorder.update(sums.record, state, action, jax.random.fold_in(sums.key, sums.length))
-    record = jax.tree.map(lambda new, old: jnp.where(alive, new, old), record, sums.record)
-    state = task.step(state, action)
+    before, state = state, task.step(state, action)
+    measures = task.reduction.update(sums.measures, before, action, state)
+    # `where`, not a product: the physics of a finished episode may overflow to NaN.
+    keep = partial(jax.tree.map, lambda new, old: jnp.where(alive, new, old))
     length = sums.length + alive
     return state, dataclasses.replace(
         sums,
-        record=record,
-        # `where`, not a product: the physics of a finished episode may overflow to NaN.
+        record=keep(record, sums.record),
         fitness=sums.fitness + jnp.where(alive, state.reward, 0.0),
-        contacts=sums.contacts + jnp.where(alive, task.measure(state), 0.0),
+        measures=keep(measures, sums.measures),
         length=length,
         alive=alive & (state.done < 0.5) & (length < task.episode_length),
     )
 
 
-def _score(sums: _Sums) -> Score:
+def _score(task: Task, sums: _Sums) -> Score:
     length = sums.length.astype(jnp.float32)
-    return Score(sums.fitness, sums.contacts / jnp.maximum(length, 1.0), length)
+    return Score(sums.fitness, task.reduction.finish(sums.measures, length), length)
 
 
 def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
@@ -166,7 +167,7 @@ def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
 
     carry = (task.reset(key), _start(task, NO_RECORD, key))
     _, sums = jax.lax.while_loop(lambda carry: carry[1].alive, body, carry)
-    return _score(sums)
+    return _score(task, sums)
 
 
 def evaluate(
@@ -268,7 +269,7 @@ def _work_queue(
         return task.reset(key), dataclasses.replace(sums, alive=job < jobs)
 
     def finish(sums: _Sums) -> tuple[Score, PyTree]:
-        return _score(sums), sums.record
+        return _score(task, sums), sums.record
 
     def start(job: Array) -> tuple[Params, TaskState, _Sums]:
         index = jnp.minimum(job, jobs - 1)

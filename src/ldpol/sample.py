@@ -18,7 +18,7 @@ from ldpol.errors import UserError
 
 if TYPE_CHECKING:
     from ldpol.generator import PolicyGenerator
-    from ldpol.policy import PolicyShape
+    from ldpol.networks import Network
     from ldpol.tasks import Task
 
 KIND = "policy"
@@ -180,7 +180,7 @@ def run(options: argparse.Namespace) -> str:
     about = {
         "task": task.name,
         "settings": dict(model.settings),
-        "shape": dict(model.shape._asdict()),
+        "shape": model.shape.to_json(),
         "measure_names": list(model.measure_names),
         "asked": [None if math.isnan(value) else value for value in measures],
         "text": options.text,
@@ -235,7 +235,7 @@ def _listed(names: tuple[str, ...], values: list[str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
 
 
-def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
+def load_policy(path: Path | str) -> "tuple[Any, Network, dict[str, Any]]":
     """Read a policy that this command wrote; never executes anything from the file.
 
     Returns:
@@ -245,15 +245,19 @@ def load_policy(path: Path | str) -> "tuple[Any, PolicyShape, dict[str, Any]]":
       FileNotFoundError: if there is none.
       ValueError: if it is damaged, of another kind, or no sound policy.
     """
-    from ldpol import storage
-    from ldpol.policy import check_finite, shape_of
+    from ldpol import networks, storage
+    from ldpol.archive import check_policies
 
     params, about = storage.load(path, kind=KIND)
     try:
-        check_finite(params)
-        return params, shape_of(params), about
+        network = networks.from_json(about["shape"])
+        check_policies(params, network)
+        networks.check_finite(params)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} lacks something or has something unknown: {error}") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
+    return params, network, about
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ class Score:
 
     Attributes:
       fitness: `[]` sum of rewards until the episode ended.
-      measures: `[M]` mean over the steps lived of each behaviour measure.
+      measures: `[M]` each behaviour measure of the steps lived, as the task reduces them (the mean, for contacts).
       length: `[]` steps lived.
     """
 

@@ -12,10 +12,10 @@ import ldpol
 from campaign.fuzz import Thing
 from ldpol import archive, sample, storage
 from ldpol.archive import Archive, Grid
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.report import load_run
 
-SHAPE = PolicyShape(3, 2, (6,))
+SHAPE = MLP(3, 2, (6,))
 GRID = Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 
 

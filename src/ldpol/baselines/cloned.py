@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ldpol.archive import Archive, Grid
-from ldpol.distillation.autoencoder import action_error
+from ldpol.archive import Archive, Tessellation
 from ldpol.distillation.dagger import fit_with_dagger
 from ldpol.distillation.dataset import Dataset, Visit, act, normaliser
 from ldpol.hooks import Hooks
 from ldpol.model.condition import fourier_features, joint_features
+from ldpol.networks import one_sided_error
 from ldpol.precision import expand
 from ldpol.settings import check
 from ldpol.train_loop import OptimiserConfig, TrainState, advance, start_state, training_mesh
@@ -109,7 +109,7 @@ class Cloned:
     spread: Array
     config: ClonedConfig = struct.field(pytree_node=False)
     action_size: int = struct.field(pytree_node=False)
-    grid: Grid = struct.field(pytree_node=False)
+    grid: Tessellation = struct.field(pytree_node=False)
 
     @property
     def module(self) -> ConditionedPolicy:
@@ -142,7 +142,7 @@ def step(
     def loss(params: PyTree) -> Array:
         def one(place: Array, states: Array, actions: Array) -> Array:
             means = module.apply({"params": params}, place, states)
-            return jnp.mean(action_error(means, actions) ** 2)  # type: ignore[arg-type]
+            return jnp.mean(one_sided_error(means, actions) ** 2)  # type: ignore[arg-type]
 
         return jax.vmap(one)(places, states, actions).mean()
 
@@ -190,7 +190,7 @@ def fit(
         model = finish(state)
         styles = _styles(model, archive.grid.unscaled(places))
         states = visit(styles, episode_key, f"rollouts of the clone (DAgger {number + 1})", shared=model)
-        return {"states": states, "actions": act(archive.shape.apply, archive.policies, states)}
+        return {"states": states, "actions": act(archive.network.apply, archive.policies, states)}
 
     state, _ = fit_with_dagger(
         "clone",

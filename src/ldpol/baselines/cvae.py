@@ -5,14 +5,14 @@ from typing import Literal
 import jax
 from flax import struct
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
 from ldpol.model.condition import ask
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
-from ldpol.policy import PolicyShape
+from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -31,9 +31,9 @@ class ConditionalDecoder:
 
     decoder: PyTree
     prior: ConditionalGaussian | None
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: Network = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
-    grid: Grid = struct.field(pytree_node=False)
+    grid: Tessellation = struct.field(pytree_node=False)
 
 
 def fit(

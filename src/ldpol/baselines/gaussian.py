@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.distillation.autoencoder import principal_directions
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape
+from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params
 
@@ -33,14 +33,14 @@ class PrincipalGaussian:
     mean: Array
     basis: Array
     coefficients: ConditionalGaussian
-    shape: PolicyShape = struct.field(pytree_node=False)
-    grid: Grid = struct.field(pytree_node=False)
+    shape: Network = struct.field(pytree_node=False)
+    grid: Tessellation = struct.field(pytree_node=False)
     temperature: float = struct.field(pytree_node=False, default=1.0)
 
 
 def fit(
-    grid: Grid,
-    shape: PolicyShape,
+    grid: Tessellation,
+    shape: Network,
     policies: Params,
     measures: Array,
     weights: Array,

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from flax import struct
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.generator import PolicyGenerator
 from ldpol.measures import nearest
 from ldpol.model.condition import ask
 from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.policy import PolicyShape
+from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -29,9 +29,9 @@ class LatentTable:
     decoder: PyTree
     latents: Array
     measures: Array
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: Network = struct.field(pytree_node=False)
     autoencoder: AutoencoderConfig = struct.field(pytree_node=False)
-    grid: Grid = struct.field(pytree_node=False)
+    grid: Tessellation = struct.field(pytree_node=False)
 
 
 def fit(generator: PolicyGenerator, mean: Array, measures: Array) -> LatentTable:

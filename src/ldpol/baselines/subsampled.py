@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.baselines import quantised
 from ldpol.baselines.quantised import Stored, generate
 from ldpol.errors import UserError
@@ -14,7 +14,7 @@ from ldpol.types import Array, Params
 __all__ = ["choose", "fit", "generate"]
 
 
-def choose(grid: Grid, fitness: Array, measures: Array, count: int) -> Array:
+def choose(grid: Tessellation, fitness: Array, measures: Array, count: int) -> Array:
     """Choose the elites that stand in best for all of them, greedily.
 
     Elite j stands in for elite i by exp(-d^2 / 2 r^2 - max(f_i - f_j, 0) / s): it is as near as its share of the filled
@@ -59,7 +59,13 @@ def choose(grid: Grid, fitness: Array, measures: Array, count: int) -> Array:
 
 
 def fit(
-    grid: Grid, policies: Params, fitness: Array, measures: Array, *, count: int, precision: Precision = "float32"
+    grid: Tessellation,
+    policies: Params,
+    fitness: Array,
+    measures: Array,
+    *,
+    count: int,
+    precision: Precision = "float32",
 ) -> Stored:
     """Store the `count` elites that stand in best for all N.
 

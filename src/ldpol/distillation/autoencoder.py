@@ -16,15 +16,15 @@ from ldpol.distillation.dataset import Dataset, Visit, act, normaliser
 from ldpol.distillation.encoder import Encoder, Posterior, TrainedEncoder, draw_around
 from ldpol.hooks import Hooks
 from ldpol.model.condition import Condition, ask
-from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.policy import Policy, PolicyShape, unfold_normaliser
+from ldpol.model.decoder import AutoencoderConfig, Decoder, first_layer
+from ldpol.networks import Network, unfold_normaliser
 from ldpol.rollout import copied_to
 from ldpol.train_loop import TrainState, advance, start_state
 from ldpol.types import Array, Key, Params, PyTree
 
 
 def init(
-    shape: PolicyShape,
+    shape: Network,
     config: AutoencoderConfig,
     measures: int,
     policies: Params,
@@ -50,11 +50,17 @@ def init(
     # This runs on the host, once; op by op it would compile for several times as long.
     encoder = jax.jit(Encoder(shape, config).init)(encoder_key, one)
     decoder = jax.jit(Decoder(shape, config).init)(decoder_key, jnp.zeros(config.latent), condition)["params"]
-    return warm_start(config, policies, normaliser, encoder, decoder)
+    first = first_layer(shape) if config.normalise else ""
+    return warm_start(config, first, policies, normaliser, encoder, decoder)
 
 
 def warm_start(
-    config: AutoencoderConfig, policies: Params, normaliser: tuple[Array, Array], encoder: PyTree, decoder: PyTree
+    config: AutoencoderConfig,
+    first: str,
+    policies: Params,
+    normaliser: tuple[Array, Array],
+    encoder: PyTree,
+    decoder: PyTree,
 ) -> PyTree:
     """Fill means, bases and projections in from the statistics of N policies; runs on the host, once."""
     head_name = "BasisHead_0" if config.head == "basis" else "MatrixHead_0"
@@ -64,7 +70,8 @@ def warm_start(
     statistics: PyTree = {}
     if config.normalise:
         statistics = {name: jnp.asarray(value) for name, value in zip(("centre", "spread"), normaliser, strict=True)}
-        policies = jax.jit(jax.vmap(unfold_normaliser, (0, None, None)))(policies, *normaliser)
+        unfold = partial(unfold_normaliser, first=first)
+        policies = jax.jit(jax.vmap(unfold, (0, None, None)))(policies, *normaliser)
     for t, leaf in enumerate(jax.tree.leaves(policies)):
         values = np.asarray(leaf).reshape(leaf.shape[0], -1)
         mean, std = values.mean(0), np.maximum(values.std(0), 1e-6)
@@ -108,17 +115,6 @@ def principal_directions(centred: np.ndarray, count: int) -> tuple[np.ndarray, n
     return directions, scales
 
 
-def action_error(mean: Array, target: Array) -> Array:
-    """Return the error of unclipped student means against clipped teacher actions, `[A]`.
-
-    Where the teacher saturates, going further the same way is the same behaviour and costs nothing; everywhere else
-    the error is the plain difference, so that a saturated student still has a gradient.
-    """
-    error = mean - target
-    error = jnp.where(target >= 1.0, jnp.minimum(error, 0.0), error)
-    return jnp.where(target <= -1.0, jnp.maximum(error, 0.0), error)
-
-
 def kl_divergence(mean: Array, log_variance: Array) -> Array:
     """Return KL(N(mean, exp(log_variance)) || N(0, 1)), summed over the latent, in nats."""
     return 0.5 * jnp.sum(jnp.exp(log_variance) + mean**2 - 1.0 - log_variance)
@@ -141,7 +137,7 @@ class Teaching(NamedTuple):
 
 
 def autoencoder_loss(
-    shape: PolicyShape, training: AutoencoderTraining, projection: PyTree, params: PyTree, elite: Teaching, key: Key
+    shape: Network, training: AutoencoderTraining, projection: PyTree, params: PyTree, elite: Teaching, key: Key
 ) -> tuple[Array, dict[str, Array]]:
     """Return the loss of one policy, and its parts.
 
@@ -166,8 +162,7 @@ def autoencoder_loss(
         decoder = {**decoder, "MatrixHead_0": _freeze_statistics(decoder["MatrixHead_0"])}
     student: Any = Decoder(shape, config).apply({"params": decoder}, latent, ask(seen))
     kl = kl_divergence(mean, log_variance)
-    means = shape.module().apply(student, states, method=Policy.mean)
-    action_mse = jnp.mean(action_error(means, actions) ** 2)  # type: ignore[arg-type]
+    action_mse = jnp.mean(shape.action_error(shape.pre_action(student, states), actions) ** 2)
     if loss.kind == "behaviour":
         return loss.weight * action_mse + loss.kl * kl, {"action_mse": action_mse, "kl": kl}
     head = decoder["MatrixHead_0"]
@@ -185,7 +180,7 @@ def _freeze_statistics(head: PyTree) -> PyTree:
 
 
 def autoencoder_step(
-    shape: PolicyShape,
+    shape: Network,
     training: AutoencoderTraining,
     mesh: Mesh,
     state: TrainState,
@@ -222,7 +217,7 @@ def autoencoder_step(
     return advance(training.optimiser, state, gradient), {"loss": value} | parts
 
 
-def make_decode(shape: PolicyShape, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
+def make_decode(shape: Network, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
     """Return the compiled `(decoder, latents [N, h, w, c], measures [N, M]) -> policies`."""
     decoder = Decoder(shape, config)
     return jax.jit(jax.vmap(lambda p, latent, told: decoder.apply({"params": p}, latent, ask(told)), (None, 0, 0)))
@@ -233,7 +228,7 @@ def train_autoencoder(
     data: Dataset,
     training: AutoencoderTraining,
     *,
-    visit: Visit,
+    visit: Visit | None,
     depends_on: Mapping[str, Any],
     hooks: Hooks,
     mesh: Mesh,
@@ -246,7 +241,7 @@ def train_autoencoder(
       archive: the elites.
       data: what they did where, with room for the states of `training.dagger_rounds` rounds.
       training: settings.
-      visit: rolls policies out, for the states they visit.
+      visit: rolls policies out, for the states they visit; None without rounds.
       depends_on: what the states of a round depend on beside its number.
       hooks: of the caller.
       mesh: devices that train.
@@ -256,7 +251,7 @@ def train_autoencoder(
     Returns:
       The encoder, the decoder's parameters, and the data with all rounds in it.
     """
-    shape, config, descent, rounds = archive.shape, training.architecture, training.optimiser, training.dagger_rounds
+    shape, config, descent, rounds = archive.network, training.architecture, training.optimiser, training.dagger_rounds
     init_key, train_key = jax.random.split(key)
     with hooks.progress("principal directions of the archive", 1, "step"):
         measures = archive.measures.shape[1]
@@ -273,6 +268,7 @@ def train_autoencoder(
         posterior = trained(state).encode(archive.policies)
         drawn = draw_around(posterior, data.measures, training.loss.noise, latent_key, label_key)
         students = decode(state.ema["decoder"], *drawn)
+        assert visit is not None, "rounds of DAgger need rollouts"
         states = visit(students, episode_key, f"rollouts of decoded policies (DAgger {number + 1})")
         return {"states": states, "actions": act(shape.apply, archive.policies, states)}
 

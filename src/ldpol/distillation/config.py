@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
+from ldpol.archive import Tessellation
 from ldpol.language.understanding import TowerConfig
 from ldpol.model.condition import Drop
 from ldpol.model.decoder import AutoencoderConfig
@@ -26,7 +29,8 @@ class WeightsConfig:
     Attributes:
       quality: preference for fitness; 0 for none.
       balance: correction for the density of elites; 0 for none, 1 for all of it.
-      radius: standard deviation of the Gaussian that makes neighbours, in measures scaled to [0, 1].
+      radius: standard deviation of the Gaussian that makes neighbours, in measures scaled to [0, 1] on cells of 0.02;
+        see `for_cells`.
     """
 
     quality: float = 0.7
@@ -74,8 +78,8 @@ class AutoencoderLoss:
       kl: weight of the KL divergence of the latent.
       policies: policies a step.
       states: states a policy and step.
-      noise: standard deviation of noise on the measures the decoder sees, scaled to [0, 1]. Labels are means over a few
-        episodes, and what is asked for later is never exactly a label.
+      noise: standard deviation of noise on the measures the decoder sees, scaled to [0, 1], on cells of 0.02; see
+        `for_cells`. Labels are means over a few episodes, and what is asked for later is never exactly a label.
     """
 
     kind: Literal["behaviour", "parameters"] = "behaviour"
@@ -149,7 +153,7 @@ class DiffusionLoss:
       drop_all, drop_each: probabilities of leaving all measures, or each, free.
       drop_beside, drop_quality, drop_text: probabilities of leaving all measures free where fitness or text is asked
         for, and of leaving these free.
-      noise: standard deviation of noise on the measures, in measure units scaled to [0, 1].
+      noise: standard deviation of noise on the measures, scaled to [0, 1], on cells of 0.02; see `for_cells`.
       quality_noise: likewise on the rank of fitness, in quantiles.
       target: what the network's estimate of the clean latent is compared with: the `sample` the noisy one was made
         from, or the `posterior` mean over all elites, which is what that sample is on average, without its variance.
@@ -311,3 +315,50 @@ def published(config: DistillConfig = DistillConfig()) -> DistillConfig:
         sampler=replace(config.sampler, steps=100, method="ddim"),
         precision="float32",
     )
+
+
+CELL = 0.02
+"""Width of the cells, of a range of 1, for which noise and radii are stated."""
+SPACING = 0.5
+"""Part of the spacing of evenly spread elites that counts as a cell, where their cells are smaller."""
+
+
+def for_cells(config: DistillConfig, grid: Tessellation, elites: int) -> DistillConfig:
+    """Scale noise and radii to the cells of an archive: what blurs cells of 0.02 is nothing where they are 0.14 wide.
+
+    Where there are few elites for their cells, half of the distance at which so many would be evenly spread counts.
+
+    Args:
+      config: settings, stated for cells of `CELL`.
+      grid: of the archive.
+      elites: N.
+    """
+    spacing = SPACING * elites ** (-1.0 / grid.dimensions)
+    scale = max(float(np.mean(grid.sides)), spacing) / CELL
+    autoencoder, denoiser = config.autoencoder, config.denoiser
+    return replace(
+        config,
+        weights=replace(config.weights, radius=scale * config.weights.radius),
+        autoencoder=replace(autoencoder, loss=replace(autoencoder.loss, noise=scale * autoencoder.loss.noise)),
+        denoiser=replace(denoiser, loss=replace(denoiser.loss, noise=scale * denoiser.loss.noise)),
+    )
+
+
+def without_rollouts(config: DistillConfig) -> DistillConfig:
+    """Leave out what needs an environment: DAgger, verification, captions of traits."""
+    return replace(
+        config,
+        autoencoder=replace(config.autoencoder, dagger_rounds=0),
+        verify=replace(config.verify, rounds=0, rows=0),
+        language=replace(config.language, captions=0),
+    )
+
+
+def without_normalising(config: DistillConfig) -> DistillConfig:
+    """Compare raw weights, for a network without a layer that alone reads the observation (`CustomNetwork.first`).
+
+    Where one observation is a thousand times larger than another, as a humanoid's are, that costs accuracy.
+    """
+    autoencoder = config.autoencoder
+    architecture = replace(autoencoder.architecture, normalise=False)
+    return replace(config, autoencoder=replace(autoencoder, architecture=architecture))

@@ -149,7 +149,7 @@ def collect(archive: Archive, visit: Visit, config: CollectConfig, key: Key) -> 
     titles = [f"rollouts of the archive ({repeat + 1}/{config.repeats})" for repeat in range(config.repeats)]
     seen = np.concatenate([visit(archive.policies, *one) for one in zip(keys, titles, strict=True)], 1)
     seen = seen + config.noise * np.asarray(jax.random.normal(noise_key, seen.shape))
-    return {"states": seen, "actions": act(archive.shape.apply, archive.policies, seen)}
+    return {"states": seen, "actions": act(archive.network.apply, archive.policies, seen)}
 
 
 def make_dataset(archive: Archive, weights: WeightsConfig, first: PyTree, room: int) -> Dataset:

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ldpol.model.decoder import AutoencoderConfig
-from ldpol.policy import PolicyShape, unfold_normaliser
+from ldpol.model.decoder import AutoencoderConfig, first_layer
+from ldpol.networks import Network, unfold_normaliser
 from ldpol.types import Array, Key, Params, PyTree
 
 
 class Encoder(nn.Module):
     """One policy's parameters to mean and log-variance `[h, w, c]` of its latent."""
 
-    shape: PolicyShape
+    shape: Network
     config: AutoencoderConfig
 
     @nn.compact
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
             size = self.shape.observation_size
             centre = self.variable("projection", "centre", jnp.zeros, size).value
             spread = self.variable("projection", "spread", jnp.ones, size).value
-            policy = unfold_normaliser(policy, centre, spread)
+            policy = unfold_normaliser(policy, centre, spread, first_layer(self.shape))
         return net(jax.tree.leaves(policy))
 
 
@@ -152,7 +152,7 @@ class TrainedEncoder:
     """
 
     variables: PyTree
-    shape: PolicyShape = struct.field(pytree_node=False)
+    shape: Network = struct.field(pytree_node=False)
     config: AutoencoderConfig = struct.field(pytree_node=False)
 
     def encode(self, policies: Params) -> Posterior:

@@ -36,13 +36,13 @@ def grammar_of(task: Task, traits: np.ndarray) -> Grammar:
     return make_grammar(task, measure_levels([column.name for column in columns(task)], traits))
 
 
-def learns_to_read(config: LanguageConfig, archive: Archive, task: Task) -> bool:
+def learns_to_read(config: LanguageConfig, archive: Archive, task: Task | None) -> bool:
     """Return whether a model of this archive gets a reader; to be asked before minutes are spent on the rest of it.
 
     Raises:
       UserError: if it should, but the archive has no traits to speak of, or the extra `language` is not installed.
     """
-    if not config.captions or task.torso is None:
+    if not config.captions or task is None or task.torso is None:
         return False
     if archive.traits is None:
         raise UserError(
@@ -54,14 +54,14 @@ def learns_to_read(config: LanguageConfig, archive: Archive, task: Task) -> bool
 
 
 def train_reader(
-    config: LanguageConfig, archive: Archive, task: Task, *, hooks: Hooks, key: Key
+    config: LanguageConfig, archive: Archive, task: Task | None, *, hooks: Hooks, key: Key
 ) -> tuple[Language | None, PyTree, CaptionDataset | None]:
     """Write captions of all elites, learn to read them, and read them.
 
     Args:
       config: settings.
       archive: the elites that training sees, re-evaluated: captions speak of their traits.
-      task: the task.
+      task: the task; None: there is nothing to say.
       hooks: of the caller.
       key: decides initialisation and training.
 
@@ -72,7 +72,7 @@ def train_reader(
     Raises:
       UserError: see `learns_to_read`.
     """
-    if not learns_to_read(config, archive, task):
+    if task is None or not learns_to_read(config, archive, task):
         return None, {}, None
     traits = np.asarray(archive.traits)
     grammar = grammar_of(task, traits)

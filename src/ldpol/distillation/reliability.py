@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Archive, Grid
+from ldpol.archive import Archive, Tessellation
 from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior, draw_around
 from ldpol.errors import UserError
@@ -44,8 +44,8 @@ def verify_draws(
     measures: Array,
     *,
     decode: Callable[[Array, Array], Params],
-    player: Player,
-    grid: Grid,
+    player: Player | None,
+    grid: Tessellation,
     config: VerifyConfig,
     noise: float,
     key: Key,
@@ -58,7 +58,7 @@ def verify_draws(
       posterior: of the elites' latents.
       measures: `[N, M]` what the elites do, scaled to [0, 1].
       decode: `(latents [B, h, w, c], measures [B, M]) -> policies`, compiled; the decoder as it is going to be stored.
-      player: evaluates policies.
+      player: evaluates policies; None without rounds.
       grid: of the archive.
       config: how often.
       noise: standard deviation of the noise on the measures that the decoder is given.
@@ -69,6 +69,8 @@ def verify_draws(
     Returns:
       None without rounds.
     """
+    if player is None or not config.rounds:
+        return None
     rounds: list[tuple[RoundedDraws, Behaviour, np.ndarray]] = []
     step = latent_step(posterior.mean, posterior.deviation)
     for number in range(config.rounds):
@@ -94,8 +96,6 @@ def verify_draws(
         errors = np.linalg.norm(np.asarray(grid.scaled(behaviour.score.measures)) - np.asarray(drawn.measures), axis=-1)
         hooks.log("verify", number + 1, {"error": float(errors.mean())})
         rounds.append((drawn, behaviour, errors))
-    if not rounds:
-        return None
     draws, behaviours, errors = zip(*rounds, strict=True)
     join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
     together = RoundedDraws(
@@ -105,7 +105,7 @@ def verify_draws(
 
 
 def keep_draws(
-    verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, grid: Grid, rows: int
+    verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, grid: Tessellation, rows: int
 ) -> VerifiedBank:
     """Keep the draws that answer the most requests.
 

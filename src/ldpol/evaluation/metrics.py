@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid, best_per_cell, grid_metrics
+from ldpol.archive import Grid, Tessellation, best_per_cell, grid_metrics
 from ldpol.errors import UserError
 from ldpol.rollout import Apply
 from ldpol.types import Array, Key, Params, Score
@@ -20,7 +20,7 @@ def distances(targets: Array, achieved: Array) -> Array:
     return jnp.linalg.norm(targets - achieved, axis=-1)
 
 
-def js_divergence(grid: Grid, one: Array, other: Array) -> float:
+def js_divergence(grid: Tessellation, one: Array, other: Array) -> float:
     """Return the Jensen-Shannon divergence of two samples of measures, in bits, 0 (same) to 1 (disjoint).
 
     Args:
@@ -28,7 +28,7 @@ def js_divergence(grid: Grid, one: Array, other: Array) -> float:
       one: `[N, M]`.
       other: `[N', M]`.
     """
-    coarse = Grid(tuple(min(10, side) for side in grid.shape), grid.low, grid.high)
+    coarse = Grid(tuple(min(10, side) for side in grid.regular.shape), grid.low, grid.high)
     p, q = (np.bincount(np.asarray(coarse.index(x)), minlength=coarse.cells) / len(x) for x in (one, other))
     middle = (p + q) / 2
 
@@ -81,13 +81,13 @@ def diversity(
     return jax.lax.map(one, (targets, keys, observations)).mean()
 
 
-def summarise(grid: Grid, score: Score, offset: float) -> dict[str, float]:
+def summarise(grid: Tessellation, score: Score, offset: float) -> dict[str, float]:
     """Insert N scores into an empty grid and return its `cells`, `coverage`, `qd_score`, `best`, `mean`."""
     best = best_per_cell(grid, jnp.asarray(score.fitness), jnp.asarray(score.measures))
     return {name: float(value) for name, value in grid_metrics(best, offset).items()}
 
 
-def compare(grid: Grid, reference: Score, other: Score, offset: float) -> dict[str, Any]:
+def compare(grid: Tessellation, reference: Score, other: Score, offset: float) -> dict[str, Any]:
     """Compare scores `[N]` with the reference scores `[N]` of the policies they stand for, row by row.
 
     Args:

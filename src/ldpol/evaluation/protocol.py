@@ -39,15 +39,15 @@ def open_context(
     """Put together what suites work with, and check that it belongs together; arguments as in `evaluate`."""
     check(archive)
     check_task(archive, task)
-    if (generator.task, generator.shape, generator.grid) != (archive.task, archive.shape, archive.grid):
+    if (generator.task, generator.shape, generator.grid) != (archive.task, archive.network, archive.grid):
         raise UserError(
             f"the generator (of {generator.task}, policies {generator.shape}) does not belong to the archive (of "
-            f"{archive.task}, policies {archive.shape}); distil this archive"
+            f"{archive.task}, policies {archive.network}); distil this archive"
         )
     split = hold_out(archive, fraction=0.0) if split is None else split
     if len(split.kind) != len(archive):
         raise UserError(f"the split is of {len(split.kind)} elites, the archive has {len(archive)}; split this archive")
-    player = make_player(task, archive.shape.apply, episodes=10) if player is None else player
+    player = make_player(task, archive.network.apply, episodes=10) if player is None else player
     return Context(
         generator=jax.device_put(generator, copied_to(player.mesh)),
         archive=jax.device_get(archive),
@@ -63,7 +63,7 @@ def open_context(
 def visited(archive: Archive, task: Task, player: Player, key: Key, hooks: Hooks) -> np.ndarray:
     """Return observations `[B, O]` that the elites visit, `STATES` each."""
     how = {"mesh": player.mesh, "recorder": keep_states(task, STATES)}
-    program = jax.jit(lambda policies, keys: roll_out(task, archive.shape.apply, policies, keys, **how)[1][0])
+    program = jax.jit(lambda policies, keys: roll_out(task, archive.network.apply, policies, keys, **how)[1][0])
     with hooks.progress("states of the elites", len(archive)) as done:
         states = over_chunks(program, archive.policies, key, size=player.chunk, mesh=player.mesh, done=done)
     return states.reshape(-1, task.observation_size)

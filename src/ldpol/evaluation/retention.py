@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.evaluation.metrics import RATIOS, compare
 from ldpol.types import Score
@@ -19,7 +19,7 @@ NUMBERS = (
 """What a row has an interval of. `box_cells` counts cells of the held-out box that policies asked for it reach."""
 
 
-def measure(grid: Grid, reference: Score, generated: Score, kind: np.ndarray, offset: float) -> dict[str, Any]:
+def measure(grid: Tessellation, reference: Score, generated: Score, kind: np.ndarray, offset: float) -> dict[str, Any]:
     """Compare a generated archive with the one it stands for, row by row.
 
     Args:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Grid, Tessellation
 from ldpol.errors import UserError
 from ldpol.evaluation.intervals import Estimate, Ratio, difference, estimate
 from ldpol.planning.sequencing import SequenceScore
@@ -13,9 +13,9 @@ LONG = 0.8
 """Part of the full length that an episode must exceed to count as survived, as published."""
 
 
-def regions(grid: Grid, sides: int = 3) -> Grid:
+def regions(grid: Tessellation, sides: int = 3) -> Grid:
     """Return a grid of `sides` regions a measure over the same measure space, for `transitions`."""
-    return Grid((sides,) * len(grid.shape), grid.low, grid.high)
+    return Grid((sides,) * grid.dimensions, grid.low, grid.high)
 
 
 def sequence_ratios(

@@ -5,10 +5,13 @@ import importlib
 import sys
 from pathlib import Path
 
+STAGES = {"import": "importing"}
+"""Modules of the stages that are not called like them."""
 DESCRIPTION = """\
 From a quality-diversity archive to one generative model of its policies. The stages, in order:
 
   archive    search for elites: MAP-Elites, PPGA or both  -> WORKDIR/archive
+  import     or: one from elsewhere, by the config file  -> WORKDIR/archive
   train      autoencoder, then latent diffusion           -> WORKDIR/train, WORKDIR/model
   evaluate   roll everything out, compare, count cells    -> WORKDIR/eval
   report     figures and one HTML page                    -> WORKDIR/report.html
@@ -48,7 +51,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("stage", choices=("archive", "train", "evaluate", "report", "study"), metavar="STAGE")
+    parser.add_argument("stage", choices=("archive", "import", "train", "evaluate", "report", "study"), metavar="STAGE")
     parser.add_argument("--config", required=True, metavar="FILE:VARIANT", help="Python file with get_config(variant)")
     parser.add_argument(
         "--workdir", type=Path, metavar="FOLDER", help="where the run lives (a study: runs/ and the config's name)"
@@ -90,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
                 session.say(f"report: {write_page(options.workdir)}")
                 return 0
             session.start_jax()
-            stage = importlib.import_module(f"ldpol.experiments.{options.stage}")
+            stage = importlib.import_module(f"ldpol.experiments.{STAGES.get(options.stage, options.stage)}")
             if options.stage == "study":
                 stage.run(config, options.workdir, configs.load_module(options.config.partition(":")[0]).rows)
             else:

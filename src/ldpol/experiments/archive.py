@@ -28,7 +28,7 @@ def run(config: Config, workdir: Path) -> None:
     folder, elites, mesh = workdir / "archive", stages.elites_of(workdir), policy_mesh()
     checkpoint, total, settings = folder / "checkpoint", config.archive.iterations, configs.search_of(config)
     task, quiet = configs.task_of(config), configs.task_of(config, reset_noise=config.archive.search_noise)
-    search, _, grid = make_search(task, settings, search_task=quiet, mesh=mesh)
+    search, network, grid = make_search(task, settings, search_task=quiet, mesh=mesh)
     key, about = stages.key_of(config, "archive"), configs.as_json(config, *SECTIONS)
     state, history = start_search(search, key, mesh), []
 
@@ -62,7 +62,7 @@ def run(config: Config, workdir: Path) -> None:
                     storage.save_state(checkpoint, state, kind="search", about=kept)
     keeper.close()
     made_with = tuple(sorted(configs.as_json(config)["task"].items()))
-    archive = archives.from_qdax(state.repertoire, grid, task.name, settings=made_with)
+    archive = archives.from_qdax(state.repertoire, network, task, cells=grid, settings=made_with)
     archives.save(archive, elites)
     last = history[-1]
     storage.write_json(folder / "history.json", history)

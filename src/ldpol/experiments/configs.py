@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
+from ldpol.archive import Archive
 from ldpol.distillation import DistillConfig, published
 from ldpol.errors import UserError
 from ldpol.evaluation import suites
@@ -46,6 +47,7 @@ def base(task: str) -> Config:
     config: Config = ConfigDict()
     config.seed = 0
     config.task = ConfigDict({"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3})
+    config.task.source = ""  # the config file, where it defines `make_task(config)`
     config.policy = ConfigDict({"hidden": SearchConfig.hidden})
     config.rollout = ConfigDict({"device": dataclasses.asdict(RolloutConfig()), "chunk": DistillConfig.chunk})
     config.archive = as_section(SearchConfig(), "hidden", "rollout")
@@ -106,6 +108,13 @@ def task_of(config: Config, reset_noise: float | None = None) -> Task:
     """Build the task; `reset_noise` replaces the config's."""
     section = config.task
     noise = section.reset_noise if reset_noise is None else reset_noise
+    if section.source:
+        own: Any = ConfigDict(config.to_dict())
+        own.task.reset_noise = noise
+        task = load_module(section.source).make_task(own)
+        if not isinstance(task, Task):
+            raise UserError(f"{section.source}: make_task(config) must return a Task, found a {type(task).__name__}")
+        return task
     return make_task(section.name, backend=section.backend, episode_length=section.episode_length, reset_noise=noise)
 
 
@@ -189,7 +198,8 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     """Read a config file, choose a variant, apply overrides, and lock the result.
 
     Args:
-      spec: `path/to/file.py` or `path/to/file.py:variant`; the file defines `get_config(variant)`.
+      spec: `path/to/file.py` or `path/to/file.py:variant`; the file defines `get_config(variant)`, and for a task of
+        its own `make_task(config)`.
       overrides: `key.subkey=value`; values are Python literals, or plain strings.
 
     Raises:
@@ -200,10 +210,28 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
         config = load_module(path).get_config(variant or "cpu")
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}") from error
+    if hasattr(module, "make_task"):
+        config.task.source = path
     config.lock()
     for text in overrides:
         override(config, text)
     return config
+
+
+def load_archive(config: Config) -> Archive:
+    """Return the archive that the config file brings along, with its `load_archive(config, task)`.
+
+    Raises:
+      UserError: if it has none.
+    """
+    path = config.task.source
+    module = load_module(path) if path else None
+    if module is None or not hasattr(module, "load_archive"):
+        raise UserError(
+            "to import an archive, the config file needs make_task(config) and load_archive(config, task), which "
+            "returns what from_qdax, from_ribs, from_npz or from_policies makes"
+        )
+    return module.load_archive(config, task_of(config))
 
 
 def override(config: Config, text: str) -> None:

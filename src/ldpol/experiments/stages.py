@@ -43,7 +43,7 @@ def load_archive(config: Config, task: Task, workdir: Path) -> Archive:
 def player_of(config: Config, task: Task, archive: Archive) -> Player:
     """Compile the player of a config, once per process and stage."""
     how = {"episodes": config.eval.episodes, "rollout": configs.rollout_of(config), "chunk": config.rollout.chunk}
-    return make_player(task, archive.shape.apply, **how)
+    return make_player(task, archive.network.apply, **how)
 
 
 def reevaluated(config: Config, workdir: Path, archive: Archive, task: Task, player: Player) -> Archive:

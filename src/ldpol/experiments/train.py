@@ -9,6 +9,7 @@ from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.keeping import Keeper, check_equal
+from ldpol.networks import MLP
 from ldpol.reference import Split, split
 
 SECTIONS = ("seed", "task", "policy", "train")
@@ -29,8 +30,9 @@ def run(config: Config, workdir: Path) -> None:
     """
     folder, task = workdir / "train", configs.task_of(config)
     stored = stages.load_archive(config, task, workdir)
-    if stored.shape.hidden != tuple(config.policy.hidden):
-        raise UserError(f"the archive's policies are {stored.shape}, the config asks for {config.policy.hidden}")
+    asked = MLP(task.observation_size, task.action_size, tuple(config.policy.hidden))
+    if "source" not in dict(stored.settings) and stored.network != asked:  # imports state their own networks
+        raise UserError(f"the archive's policies are {stored.network}, the config asks for {asked}")
     about = {
         "config": configs.as_json(config, *SECTIONS),
         "archive": storage.fingerprint(stages.elites_of(workdir)),

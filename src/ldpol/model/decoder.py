@@ -7,9 +7,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 
+from ldpol.errors import UserError
 from ldpol.model.condition import Condition
 from ldpol.model.hypernet import BasisHead, Context, MatrixHead, NodeNetwork
-from ldpol.policy import PolicyShape, fold_normaliser
+from ldpol.networks import Network, fold_normaliser
 from ldpol.settings import check
 from ldpol.types import Array, Params
 
@@ -55,10 +56,24 @@ class AutoencoderConfig:
         check(self, least=least | {"layers": 0, "rounds": 0, "octaves": 0, "joint": 1})
 
 
+def first_layer(network: Network) -> str:
+    """Return the path of the layer that reads the observation.
+
+    Raises:
+      UserError: if the network names none, so that observations cannot be normalised.
+    """
+    if network.first is None:
+        raise UserError(
+            f"{network} names no first layer, so that observations cannot be normalised: set normalise=False, or say "
+            "which dense layer alone reads the observation, network(..., first='params/Dense_0')"
+        )
+    return network.first
+
+
 class Decoder(nn.Module):
     """Latent `[h, w, c]` and condition to the parameters of one policy."""
 
-    shape: PolicyShape
+    shape: Network
     config: AutoencoderConfig
 
     @nn.compact
@@ -78,7 +93,8 @@ class Decoder(nn.Module):
             self.param("centre", nn.initializers.zeros, size),
             self.param("spread", nn.initializers.ones, size),
         )
-        return fold_normaliser(policy, *jax.lax.stop_gradient((centre, spread)))  # statistics, not weights
+        centre, spread = jax.lax.stop_gradient((centre, spread))  # statistics, not weights
+        return fold_normaliser(policy, centre, spread, first_layer(self.shape))
 
 
 def latent_size(config: AutoencoderConfig) -> int:

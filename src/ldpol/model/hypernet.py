@@ -18,7 +18,8 @@ def shape_features(tensors: tuple[tuple[int, ...], ...]) -> np.ndarray:
     """Describe tensors to their nodes: log sizes, bias or kernel, and place on the chain; `[T, 4]`."""
     rows = []
     for place, shape in enumerate(tensors):
-        rows.append([math.log2(shape[0]) / 8, math.log2(shape[-1]) / 8, float(len(shape) == 1), place / len(tensors)])
+        first, last = (shape[0], shape[-1]) if shape else (1, 1)
+        rows.append([math.log2(first) / 8, math.log2(last) / 8, float(len(shape) < 2), place / len(tensors)])
     return np.asarray(rows, np.float32)
 
 

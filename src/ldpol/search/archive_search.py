@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ldpol.archive import Archive, Grid, from_qdax, make_grid
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
 from ldpol.search.loop import Search, SearchState, in_turn
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
@@ -115,7 +115,7 @@ class SearchConfig:
 
 def make_search(
     task: Task, config: SearchConfig, *, search_task: Task | None = None, mesh: Mesh | None = None
-) -> tuple[Search, PolicyShape, Grid]:
+) -> tuple[Search, MLP, Grid]:
     """Build the search that a config names, with the policies' architecture and the grid.
 
     Args:
@@ -124,7 +124,7 @@ def make_search(
       search_task: what MAP-Elites' offspring are first scored on, often with a deterministic reset; None: `task`.
       mesh: devices that share the work.
     """
-    shape = PolicyShape(task.observation_size, task.action_size, config.hidden)
+    shape = MLP(task.observation_size, task.action_size, config.hidden)
     grid, shared = make_grid(task, config.cells), {"rollouts": config.rollout, "mesh": mesh}
 
     def ppga() -> Search:
@@ -172,12 +172,11 @@ def search_archive(
       hooks: its log takes the metrics of every iteration.
     """
     mesh = policy_mesh()
-    search, _, grid = make_search(task, config, search_task=search_task, mesh=mesh)
+    search, network, grid = make_search(task, config, search_task=search_task, mesh=mesh)
     state, step = start_search(search, key, mesh), compile_step(search, mesh)
     with hooks.progress(f"{SEARCHES[config.search]} on {task.name}", config.iterations, "it") as done:
         for iteration in range(config.iterations):
             state, metrics = step(state, jax.random.fold_in(key, iteration))
             hooks.log("search", iteration + 1, row_of(metrics))
             done(1)
-    settings = {"backend": task.backend, "episode_length": task.episode_length, "reset_noise": task.reset_noise}
-    return from_qdax(jax.device_get(state.repertoire), grid, task.name, settings=tuple(sorted(settings.items())))
+    return from_qdax(jax.device_get(state.repertoire), network, task, cells=grid, settings=task.settings)

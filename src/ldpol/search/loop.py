@@ -17,9 +17,9 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.map_elites import MAPElites
 
-from ldpol.archive import Grid, grid_metrics
+from ldpol.archive import Tessellation, grid_metrics
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
@@ -77,8 +77,8 @@ Refine = Callable[[MapElitesRepertoire, Params, Score, Key], Refined]
 
 def make_search(
     task: Task,
-    shape: PolicyShape,
-    grid: Grid,
+    shape: MLP,
+    grid: Tessellation,
     emitter: Emitter,
     *,
     episodes: int = 1,

@@ -17,9 +17,9 @@ from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_c
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.emitters.standard_emitters import MixingEmitter
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, evaluate
 from ldpol.search.loop import Refined, Search, make_search
 from ldpol.settings import check, fail
@@ -88,7 +88,7 @@ def iso_line(config: MapElitesConfig, one: Params, other: Params, key: Key) -> P
 class IsoLineEmitter(Emitter):
     """Varies elites by `iso_line`, with QDax's `MixingEmitter`; from an empty repertoire it draws random policies."""
 
-    def __init__(self, config: MapElitesConfig, shape: PolicyShape) -> None:
+    def __init__(self, config: MapElitesConfig, shape: MLP) -> None:
         variation = jax.vmap(partial(iso_line, config))
         self._config, self._shape = config, shape
         self._mixing = MixingEmitter(
@@ -112,8 +112,8 @@ class IsoLineEmitter(Emitter):
 
 def make_map_elites(
     task: Task,
-    shape: PolicyShape,
-    grid: Grid,
+    shape: MLP,
+    grid: Tessellation,
     config: MapElitesConfig,
     *,
     verify_task: Task | None = None,

@@ -27,7 +27,7 @@ class Moments:
         """`[...]` what normalising divides by, at least 0.01.
 
         A feature that hardly moves is thus not blown up. The floor, unlike clipping what comes out, leaves normalising
-        affine, so that `policy.fold_normaliser` is exact.
+        affine, so that `networks.fold_normaliser` is exact.
         """
         return jnp.sqrt(jnp.maximum(self.variance, _LEAST_VARIANCE))
 

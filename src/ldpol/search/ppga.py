@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
 from qdax.core.emitters.emitter import Emitter
 
-from ldpol.archive import Grid
-from ldpol.policy import PolicyShape, unfold_normaliser
+from ldpol.archive import Tessellation
+from ldpol.networks import MLP, unfold_normaliser
 from ldpol.rollout import RolloutConfig
 from ldpol.search import ppo, xnes
 from ldpol.search.loop import Search, make_search
@@ -97,7 +97,7 @@ class PPGAEmitter(Emitter):
     def __init__(
         self,
         task: Task,
-        shape: PolicyShape,
+        shape: MLP,
         config: PPGAConfig = PPGAConfig(),
         ppo_config: PPOConfig = PPOConfig(),
         xnes_config: xnes.XNESConfig = xnes.XNESConfig(),
@@ -275,8 +275,8 @@ class PPGAEmitter(Emitter):
 
 def make_ppga(
     task: Task,
-    shape: PolicyShape,
-    grid: Grid,
+    shape: MLP,
+    grid: Tessellation,
     config: PPGAConfig = PPGAConfig(),
     ppo_config: PPOConfig = PPOConfig(),
     xnes_config: xnes.XNESConfig = xnes.XNESConfig(),

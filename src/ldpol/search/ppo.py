@@ -17,7 +17,7 @@ import optax
 from flax import struct
 
 from ldpol.errors import UserError
-from ldpol.policy import PolicyShape, fold_normaliser
+from ldpol.networks import MLP, fold_normaliser
 from ldpol.search.devices import averaged, gathered
 from ldpol.search.normaliser import Moments, merge, moments_of, no_moments, pooled
 from ldpol.search.ppo_config import PPOConfig
@@ -85,7 +85,7 @@ class Batch(NamedTuple):
     target: Array
 
 
-def init(config: PPOConfig, task: Task, shape: PolicyShape, key: Key) -> PPOState:
+def init(config: PPOConfig, task: Task, shape: MLP, key: Key) -> PPOState:
     """Return one untrained copy with its environments at the start of an episode.
 
     Layers are orthogonal, scaled by sqrt 2, the policy's last by 0.01 and the critic's by 1 (Andrychowicz et al. 2021:
@@ -125,7 +125,7 @@ def init(config: PPOConfig, task: Task, shape: PolicyShape, key: Key) -> PPOStat
 def update(
     config: PPOConfig,
     task: Task,
-    shape: PolicyShape,
+    shape: MLP,
     weights: Array,
     state: PPOState,
     key: Key,
@@ -222,7 +222,7 @@ def update(
 
 
 def learn(
-    config: PPOConfig, shape: PolicyShape, state: PPOState, batch: Batch, rows: Array, *, axis: str | None = None
+    config: PPOConfig, shape: MLP, state: PPOState, batch: Batch, rows: Array, *, axis: str | None = None
 ) -> tuple[PPOState, dict[str, Array]]:
     """Take a gradient step for each minibatch in turn, until the policy has moved too far.
 
@@ -279,7 +279,7 @@ def policy_of(state: PPOState) -> Params:
 
 
 def _loss(
-    config: PPOConfig, shape: PolicyShape, networks: tuple[tuple[Params, Array], Params], batch: Batch
+    config: PPOConfig, shape: MLP, networks: tuple[tuple[Params, Array], Params], batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
     (actor, log_std), critic = networks
     log_ratio = gaussian_log_prob(batch.action, _output(shape, actor, batch.observation), log_std) - batch.log_prob
@@ -297,15 +297,15 @@ def _episodes(seen: Transitions) -> dict[str, Array]:
     return {"ended": over.sum(), "return": total(seen.total), "length": total(seen.age.astype(jnp.float32))}
 
 
-def _critic_shape(config: PPOConfig, shape: PolicyShape) -> PolicyShape:
-    return PolicyShape(shape.observation_size, 1, config.critic)
+def _critic_shape(config: PPOConfig, shape: MLP) -> MLP:
+    return MLP(shape.observation_size, 1, config.critic)
 
 
-def _output(shape: PolicyShape, params: Params, observation: Array) -> Array:
-    return shape.module().apply(params, observation, method="mean")  # type: ignore[return-value]
+def _output(shape: MLP, params: Params, observation: Array) -> Array:
+    return shape.pre_action(params, observation)
 
 
-def _orthogonal(shape: PolicyShape, last: float, key: Key) -> Params:
+def _orthogonal(shape: MLP, last: float, key: Key) -> Params:
     layers = shape.abstract()["params"]
     scales = [math.sqrt(2.0)] * len(shape.hidden) + [last]
     keys = jax.random.split(key, len(scales))

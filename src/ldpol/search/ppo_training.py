@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
-from ldpol.policy import PolicyShape
+from ldpol.networks import MLP
 from ldpol.search import ppo
 from ldpol.search.ppo_config import PPOConfig
 from ldpol.tasks import Task
@@ -19,7 +19,7 @@ _Specs = Any
 
 def train(
     task: Task,
-    shape: PolicyShape,
+    shape: MLP,
     config: PPOConfig,
     updates: int,
     mesh: Mesh | None,

@@ -125,7 +125,7 @@ class StudyContext:
 
         def make() -> Dataset:
             base, elites, key = self.config.base, self.split.trained, key_for(self.key, "states")
-            visit, about = self.visit(self.archive.shape.apply), {"settings": describe(base.collect)}
+            visit, about = self.visit(self.archive.network.apply), {"settings": describe(base.collect)}
             found = self.hooks("states").memo("states", about, lambda: collect(elites, visit, base.collect, key))
             return make_dataset(elites, base.weights, found, base.autoencoder.dagger_rounds * base.collect.per_rollout)
 

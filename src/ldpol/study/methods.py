@@ -149,10 +149,10 @@ class PrincipalGaussian:
     def fit(self, context: StudyContext) -> Model:
         """Fit with all components, then leave out what does not fit."""
         trained, budget = context.split.trained, self.like.fit(context).bytes
-        most = _most(context, min(len(trained) - 1, trained.shape.size), budget)
+        most = _most(context, min(len(trained) - 1, trained.network.size), budget)
         whole = gaussian.fit(
             trained.grid,
-            trained.shape,
+            trained.network,
             trained.policies,
             trained.measures,
             context.dataset().weights,
@@ -256,4 +256,4 @@ def largest(weigh: Callable[[int], int], most: int, budget: int) -> int:
 
 def _most(context: StudyContext, count: int, budget: int) -> int:
     """Return how many vectors of parameters a budget could hold at a byte per number, from 1 to `count`."""
-    return max(1, min(count, budget // context.archive.shape.size))
+    return max(1, min(count, budget // context.archive.network.size))

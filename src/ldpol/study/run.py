@@ -71,7 +71,7 @@ def run(
     base = config.base
     if player is None:
         how = {"episodes": base.episodes, "rollout": base.rollout, "chunk": base.chunk}
-        player = make_player(task, archive.shape.apply, **how)
+        player = make_player(task, archive.network.apply, **how)
     for seed in seeds:
         opened = partial(_of_seed, hooks, seed)
         context = _context(archive, task, config, seed, player, opened)
@@ -113,7 +113,7 @@ def _numbers(method: Method, context: StudyContext) -> dict[str, np.ndarray]:
     found |= {
         "bytes": model.bytes,
         "compression_bytes": archive.nbytes / model.bytes,
-        "compression_params": len(archive) * archive.shape.size / model.size,
+        "compression_params": len(archive) * archive.network.size / model.size,
         "diversity": of_model / among_elites,
         "seconds": model.seconds,
     }
@@ -156,7 +156,7 @@ def diversities(model: Model, context: StudyContext) -> tuple[float, float]:
     rows = jnp.sort(order[: config.conditions])
     targets, seen = trained.measures[rows], jnp.asarray(data.states)[rows, : min(config.states, int(data.filled))]
     keys = jax.random.split(key_for(context.key, "diversity/samples"), (len(rows), config.samples))
-    plain = context.archive.shape.apply
+    plain = context.archive.network.apply
 
     @jax.jit
     def among_elites(policies: Params, measures: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.evaluation.context import Context, Result, rows_of
 from ldpol.evaluation.intervals import paired
@@ -163,7 +163,9 @@ def by_way(ways: tuple[str, ...], score: Score) -> dict[str, Score]:
     return {way: jax.tree.map(lambda leaf: split(leaf)[i], score) for i, way in enumerate(ways)}  # noqa: B023
 
 
-def composition_metrics(grid: Grid, reference: Score, scores: dict[str, Score], offset: float) -> dict[str, Any]:
+def composition_metrics(
+    grid: Tessellation, reference: Score, scores: dict[str, Score], offset: float
+) -> dict[str, Any]:
     """Compare compositions with the joint condition, and parts with NOT with parts alone.
 
     Args:

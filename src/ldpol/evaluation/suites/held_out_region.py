@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_measures
 from ldpol.evaluation.intervals import Ratio, difference
 from ldpol.evaluation.tables import Column, Row, Table, numbers
@@ -83,7 +83,7 @@ class HeldOutRegion:
         return [Table("The held-out box", columns, rows)]
 
 
-def box_targets(grid: Grid, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+def box_targets(grid: Tessellation, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
     """Return the centres `[C, M]` of the grid's cells that lie inside the box; C may be 0.
 
     Args:
@@ -92,20 +92,20 @@ def box_targets(grid: Grid, low: Sequence[float], high: Sequence[float]) -> np.n
       high: `[M]` the opposite corner.
     """
     axes = []
-    for side, start, end, least, most in zip(grid.shape, grid.low, grid.high, low, high, strict=True):
+    for side, start, end, least, most in zip(grid.regular.shape, grid.low, grid.high, low, high, strict=True):
         centres = start + (np.arange(side) + 0.5) * (end - start) / side
         axes.append(centres[(centres >= least) & (centres <= most)])
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)).astype(np.float32)
 
 
-def reached(grid: Grid, targets: np.ndarray, achieved: np.ndarray) -> int:
+def reached(grid: Tessellation, targets: np.ndarray, achieved: np.ndarray) -> int:
     """Count the cells of the targets `[C, M]` into which at least one of the measures `[N, M]` falls."""
     cells, hit = (np.unique(np.asarray(grid.index(jnp.asarray(values)))) for values in (targets, achieved))
     return int(np.isin(cells, hit).sum())
 
 
 def cutout_metrics(
-    grid: Grid, targets: np.ndarray, originals: Score, generated: Score, neighbours: Score, draws: int
+    grid: Tessellation, targets: np.ndarray, originals: Score, generated: Score, neighbours: Score, draws: int
 ) -> dict[str, Any]:
     """Compare what the generator does inside the box with what the nearest trained elites outside it do.
 

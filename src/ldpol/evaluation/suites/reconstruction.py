@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.metrics import compare, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
@@ -118,7 +118,7 @@ def _arrays(
 ) -> dict[str, np.ndarray]:
     grid, (low, high) = context.archive.grid, context.split.box
     arrays = {
-        "grid_shape": np.asarray(grid.shape),
+        "grid_shape": np.asarray(grid.regular.shape),
         "low": np.asarray(grid.low),
         "high": np.asarray(grid.high),
         "measure_names": np.asarray(context.task.measure_names),
@@ -171,12 +171,12 @@ def reconstruction_metrics(
     return {
         **{name: whole[name] for name in RATIOS},
         "mem_ceiling": ceiling["mem"],
-        "compression_params": len(archive) * archive.shape.size / generator.size,
+        "compression_params": len(archive) * archive.network.size / generator.size,
         "compression_bytes": archive.nbytes / size,
         "archive_bytes": archive.nbytes,
         "generator_bytes": size,
         "policies": len(archive),
-        "policy_params": archive.shape.size,
+        "policy_params": archive.network.size,
         "generator_params": generator.size,
         "uniform_coverage_ratio": free["cells"] / original["cells"],
         "held_out_mem": parts["held_out"].get("mem"),
@@ -196,5 +196,5 @@ def reconstruction_metrics(
     }
 
 
-def _cells(grid: Grid, measures: Array) -> set[int]:
+def _cells(grid: Tessellation, measures: Array) -> set[int]:
     return set(np.asarray(grid.index(jnp.asarray(measures))).tolist())

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from ldpol.archive import Grid
+from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, draw, sample_measures
 from ldpol.evaluation.metrics import RATIOS, compare, summarise
 from ldpol.evaluation.tables import Column, Row, Table, write
@@ -116,7 +116,7 @@ def averaged(plays: Score, size: int) -> list[Score]:
 
 
 def steadiness_metrics(
-    grid: Grid, targets: np.ndarray, elites: Score, generated: Score, episodes: int, offset: float
+    grid: Tessellation, targets: np.ndarray, elites: Score, generated: Score, episodes: int, offset: float
 ) -> dict[str, Any]:
     """Compare elites with the policies generated for them, where more and more episodes are averaged.
 

@@ -1,4 +1,4 @@
-"""Control tasks: a Brax environment plus behaviour measures. The only importer of `brax.envs`."""
+"""The five Brax robots: an environment, contacts of its feet as measures, a torso and a skeleton to draw."""
 
 import contextlib
 import difflib
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from ldpol.errors import UserError
 from ldpol.lanes import batch_last
+from ldpol.tasks.task import Skeleton, Task, TaskState, Torso
 from ldpol.types import Array, Key
 
 BACKENDS = ("spring", "positional", "generalized")
@@ -76,90 +76,6 @@ SPECS: dict[str, TaskSpec] = {
 }
 
 
-@struct.dataclass
-class TaskState:
-    """Where an episode stands after a step.
-
-    Attributes:
-      physics: the state of the physics pipeline, opaque.
-      observation: `[O]`.
-      reward: `[]` of the last step.
-      done: `[]` 1.0 when the last step ended the episode (a fall), else 0.0. Time-outs are the caller's.
-    """
-
-    physics: Any
-    observation: Array
-    reward: Array
-    done: Array
-
-
-class Torso(NamedTuple):
-    """Where the torso is.
-
-    Attributes:
-      position: `[3]` of its origin, metres; the ground is z = 0 and the reward is for moving along x.
-      pitch: `[]` radians in (-pi, pi]: how far the vertical is turned in the torso's own sagittal plane, whatever way
-        it faces. 0 at rest, positive when it leans forward.
-    """
-
-    position: Array
-    pitch: Array
-
-
-class Skeleton(NamedTuple):
-    """The body as capsules, for drawing.
-
-    Attributes:
-      radii: of the G capsules, metres.
-      ends: `TaskState -> [G, 2, 3]` where the two ends of each capsule's axis are, metres; a sphere's are one point.
-      sides: of the G capsules: 0 or 1 for a limb of the task's first or second side, -1 for the middle; empty where
-        nothing has a side.
-    """
-
-    radii: tuple[float, ...]
-    ends: Callable[[TaskState], Array]
-    sides: tuple[int, ...] = ()
-
-
-@struct.dataclass
-class Task:
-    """A control task with behaviour measures; all fields are static.
-
-    Attributes:
-      reset: `key -> TaskState`, one episode.
-      step: `(TaskState, action [A]) -> TaskState`; actions are clipped to [-1, 1].
-      measure: `TaskState -> [M]`, 1.0 for each foot that touches the ground now, else 0.0.
-      fitness_offset: added to a fitness in a QD score.
-      dt: seconds of physics a step.
-      torso: `TaskState -> Torso`; None for a task without a torso, which then has no traits.
-      sides: see `TaskSpec.sides`.
-      skeleton: how to draw the body; None for a task without one.
-    """
-
-    name: str = struct.field(pytree_node=False)
-    reset: Callable[[Key], TaskState] = struct.field(pytree_node=False)
-    step: Callable[[TaskState, Array], TaskState] = struct.field(pytree_node=False)
-    measure: Callable[[TaskState], Array] = struct.field(pytree_node=False)
-    observation_size: int = struct.field(pytree_node=False)
-    action_size: int = struct.field(pytree_node=False)
-    measure_names: tuple[str, ...] = struct.field(pytree_node=False)
-    measure_low: tuple[float, ...] = struct.field(pytree_node=False)
-    measure_high: tuple[float, ...] = struct.field(pytree_node=False)
-    episode_length: int = struct.field(pytree_node=False)
-    fitness_offset: float = struct.field(pytree_node=False)
-    dt: float = struct.field(pytree_node=False)
-    backend: str = struct.field(pytree_node=False)
-    reset_noise: float = struct.field(pytree_node=False)
-    torso: Callable[[TaskState], Torso] | None = struct.field(pytree_node=False, default=None)
-    sides: tuple[tuple[str, tuple[int, ...]], ...] = struct.field(pytree_node=False, default=())
-    skeleton: Skeleton | None = struct.field(pytree_node=False, default=None)
-
-    @property
-    def measures(self) -> int:
-        """How many measures, M."""
-        return len(self.measure_names)
-
-
 def make_task(
     name: str,
     *,
@@ -179,7 +95,7 @@ def make_task(
       terminate: whether falling ends an episode (halfcheetah never falls).
 
     Raises:
-      ValueError: for an unknown task or backend, or a length or noise out of range.
+      UserError: for an unknown task or backend, or a length or noise out of range.
     """
     if name not in SPECS:
         close = difflib.get_close_matches(name, SPECS, n=1)

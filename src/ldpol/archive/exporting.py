@@ -1,0 +1,38 @@
+"""Archives for elsewhere: a QDax repertoire, a pyribs data frame."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
+
+from ldpol.archive.archive import Archive
+from ldpol.archive.layouts import Order, to_vectors
+
+if TYPE_CHECKING:
+    import pandas
+
+
+def to_qdax(archive: Archive) -> MapElitesRepertoire:
+    """Return the elites as a QDax repertoire on the archive's cells; a cell keeps its best."""
+    return MapElitesRepertoire.init(
+        archive.policies, archive.fitness[:, None], archive.measures, archive.grid.centroids()
+    )
+
+
+def to_ribs(archive: Archive, order: Order = "flax") -> "pandas.DataFrame":
+    """Return a pyribs-style data frame: columns `solution_*`, `objective`, `measures_*`, `index`.
+
+    Args:
+      archive: the archive.
+      order: how a solution lays the policy out, see `from_ribs`; `torch` for `torch.nn.Linear` layers.
+    """
+    import pandas as pd
+
+    vectors = np.asarray(to_vectors(archive.policies, archive.network, order))
+    parts = {
+        **{f"solution_{i}": vectors[:, i] for i in range(vectors.shape[1])},
+        "objective": np.asarray(archive.fitness),
+        **{f"measures_{i}": np.asarray(archive.measures[:, i]) for i in range(archive.measures.shape[1])},
+        "index": np.asarray(archive.grid.index(archive.measures)),
+    }
+    return pd.DataFrame(parts)

@@ -1,0 +1,42 @@
+"""Stage `import`: bring an archive from elsewhere into a work directory, checked, as if it had been searched there."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from ldpol import archive as archives
+from ldpol import session, storage
+from ldpol.errors import UserError
+from ldpol.experiments import configs, stages
+from ldpol.experiments.configs import Config
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Import what the config file's `load_archive(config, task)` returns.
+
+    Raises:
+      UserError: if there is no such function, an archive is there already, or the policies do not do what is stored.
+    """
+    elites = stages.elites_of(workdir)
+    if storage.exists(elites):
+        raise UserError(f"{elites} holds an archive already; use another --workdir, or delete it")
+    task, archive = configs.task_of(config), configs.load_archive(config)
+    archives.check_task(archive, task)
+    key = stages.key_of(config, "import")
+    with session.working("import: rolling out some of the policies"):
+        found = archives.replay(archive, task, key)
+    session.say(f"import: {found}")
+    if found.verdict == "wrong":
+        raise UserError("these policies do not do what the archive says; state the right network, order and task")
+    kept = archives.checked(jax.device_get(archive))
+    kept = dataclasses.replace(kept, settings=(*kept.settings, ("source", config.task.source)))
+    archives.save(kept, elites)
+    verdict = {
+        "elites": len(kept),
+        "verdict": found.verdict,
+        "rank": found.agreement.rank,
+        "miss": found.agreement.miss,
+    }
+    storage.write_json(workdir / "archive" / "metrics.json", verdict | {"source": config.task.source})
+    session.say(f"import: {len(kept)} elites of {kept.network} on {task.name} -> {elites}; go on with train")
