@@ -17,7 +17,7 @@ from ldpol.explore import programs
 from ldpol.explore.programs import Asked
 from ldpol.explore.requests import DRAWS, Limits, Wish, free
 from ldpol.explore.source import Source, plain_arrays
-from ldpol.language.reader import make_encoder
+from ldpol.language.reader import load_encoder
 from ldpol.report.filmstrip import encode_film
 from ldpol.tasks import Task
 from ldpol.types import Params, PyTree
@@ -159,7 +159,7 @@ class Stage:
         """
         assert self.model is not None and self.model.language is not None
         if self._encoder is None:
-            self._encoder = make_encoder(self.model.language.encoder, self.model.language.known)
+            self._encoder = load_encoder(self.model.language)
         return np.asarray(self.model.read([text], self._encoder)[0])
 
     def asked(self, wish: Wish, heard: NDArray[Any] | None, guidance: float | None = None) -> Asked:
