@@ -169,7 +169,6 @@ def check(config: Config) -> None:
         ("archive.search_noise", config.archive.search_noise, 0.0, 1e6),
         ("train.steps_per_call", config.train.steps_per_call, 1, None),
         ("train.checkpoint_seconds", config.train.checkpoint_seconds, 0.0, None),
-        ("train.held_out.fraction", config.train.held_out.fraction, 0.0, 0.99),
     )
     for name, value, least, most in numbers:
         if not value >= least or (most is not None and value > most):

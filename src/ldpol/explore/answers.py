@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from ldpol.errors import UserError
 from ldpol.explore import programs
 from ldpol.explore.requests import DRAWS, Request, RequestError, WishList, as_json, free
 from ldpol.explore.source import map_of, plain
@@ -70,7 +71,7 @@ def examples(stage: Stage) -> list[str]:
             warnings.simplefilter("error")
             try:
                 heard = stage.read(text)
-            except (ValueError, UserWarning):
+            except (UserError, UserWarning):
                 continue
         if heard.max(initial=0.0) > 0.5:
             found.append(text)
