@@ -4,7 +4,7 @@ Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for an
 `ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import configs
+from ldpol.experiments import configs, variants
 
 
 def get_config(variant: str = "cpu"):
@@ -12,4 +12,4 @@ def get_config(variant: str = "cpu"):
     config.task.reset_noise = 0.1
     config.archive.cells = 7  # 2,401 cells for four measures
     config.train.held_out.update(low=(0.4,) * 4, high=(0.6,) * 4)
-    return configs.vary(config, variant)
+    return variants.vary(config, variant)

@@ -4,11 +4,11 @@ Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for an
 `ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import configs
+from ldpol.experiments import configs, variants
 
 
 def get_config(variant: str = "cpu"):
     config = configs.base("hopper")
     config.archive.cells = 500  # one measure
     config.train.held_out.update(low=(0.5,), high=(0.55,))
-    return configs.vary(config, variant)
+    return variants.vary(config, variant)

@@ -10,9 +10,9 @@ Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for an
 `ldpol/experiments/configs.py` for what each changes.
 """
 
-from ldpol.experiments import configs
+from ldpol.experiments import configs, variants
 
 
 def get_config(variant: str = "cpu"):
     config = configs.base("walker2d")
-    return configs.vary(config, variant)
+    return variants.vary(config, variant)

@@ -8,7 +8,8 @@ import pytest
 from ldpol.distillation import DistillConfig, published
 from ldpol.errors import UserError
 from ldpol.experiments import configs
-from ldpol.experiments.configs import VARIANTS, as_json, differences, load_config, restrict
+from ldpol.experiments.configs import as_json, differences, load_config, restrict
+from ldpol.experiments.variants import VARIANTS
 from ldpol.model.condition import nothing
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import image_shape
