@@ -26,7 +26,7 @@ def make_archive(folder: Path) -> None:
         jnp.asarray(random.normal(size=12), jnp.float32),
         jnp.asarray(random.random((12, 2)), jnp.float32),
     )
-    archive.save(Archive(policies, fitness, measures, grid=GRID, task="toy"), folder / "elites")
+    archive.save(Archive(policies, fitness, measures, network=SHAPE, grid=GRID, task="toy"), folder / "elites")
 
 
 def read_archive(folder: Path) -> Any:
@@ -47,7 +47,7 @@ def read_model(folder: Path) -> Any:
 
 
 def make_policy(folder: Path) -> None:
-    about = {"task": "toy", "asked": [0.1, None], "fitness": 3.5, "text": None}
+    about = {"task": "toy", "shape": SHAPE.to_json(), "asked": [0.1, None], "fitness": 3.5, "text": None}
     storage.save(folder / "policy", SHAPE.init(jax.random.key(1)), kind=sample.KIND, about=about)
 
 
