@@ -103,7 +103,9 @@ def make_run(folder, measures=2):
     rng = np.random.default_rng(0)
     done = rng.uniform(size=(3, ELITES, measures)).astype(np.float32)
     fitness = rng.normal(size=(3, ELITES)).astype(np.float32)
-    archive = Archive(policies, jnp.asarray(fitness[0]), jnp.asarray(done[0]), grid=model.grid, task="toy")
+    archive = Archive(
+        policies, jnp.asarray(fitness[0]), jnp.asarray(done[0]), grid=model.grid, task="toy", network=SHAPE
+    )
     archives.save(archive, folder / "archive" / "elites")
     arrays = {
         "grid_shape": np.asarray(model.grid.shape),

@@ -32,7 +32,7 @@ ASKED = {"wish": {"measures": [0.25, 0.75]}, "seed": 3}
 def toy():
     """The toy in place of the task that a file names."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "make_task", lambda known: drawn(len(known.grid.shape)))
+        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.dimensions))
         yield
 
 

@@ -34,7 +34,7 @@ INK = """canvas => {
 @pytest.fixture(scope="module")
 def toy():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "make_task", lambda known: drawn(len(known.grid.shape)))
+        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.dimensions))
         yield
 
 

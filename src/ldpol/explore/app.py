@@ -137,8 +137,8 @@ def _answer(explorer: Explorer, submit: Callable[[Limits, str, dict[str, Any]], 
         answer = submit(explorer.limits, client, body).result(PATIENCE)
     except RequestError as error:
         return _problem(400, str(error))
-    except Superseded as error:
-        return _problem(409, str(error))
+    except Superseded:
+        return Response(status=204)  # nobody waits for this any more
     except (NotReady, Busy) as error:
         return _problem(503, str(error))
     except TimeoutError:

@@ -62,14 +62,15 @@ class Stage:
         self.task: Task = sample.make_task(known)
         if self.task.skeleton is None:
             raise UserError(f"task {known.task!r} cannot be explored: it does not say how to draw its body")
-        self.apply = known.shape.apply if self.model is None else self.model.apply
+        network = known.network if self.model is None else self.model.shape
+        self.apply = network.apply
         self.arrays = source.arrays or _without_evaluation(known, archive, self.task)
         self.elites, self.rows = _playable(source, archive)
         self.measures = np.asarray(self.known("measures"), np.float64)[self.rows]
-        self.cell = (np.asarray(known.grid.high) - np.asarray(known.grid.low)) / np.asarray(known.grid.shape)
+        self.cell = known.grid.sides * (np.asarray(known.grid.high) - np.asarray(known.grid.low))
         speaks = self.model is not None and self.model.language is not None
         self.limits = Limits(self.task.measure_names, known.grid.low, known.grid.high, speaks, self.model is not None)
-        self._policy = known.shape.abstract()
+        self._policy = network.abstract()
         self._programs: dict[Any, Callable[..., Any]] = {}
         self._encoder: Any = None
 
@@ -193,7 +194,7 @@ def _without_evaluation(known: Any, archive: Archive | None, task: Task) -> dict
     """The arrays of a model or an archive that nobody evaluated."""
     none = np.zeros(0), np.zeros((0, task.measures))
     fitness, measures = none if archive is None else (np.asarray(archive.fitness), np.asarray(archive.measures))
-    return plain_arrays(fitness, measures, known.grid, task.measure_names)
+    return plain_arrays(fitness, measures, known.grid.regular, task.measure_names)
 
 
 def _playable(source: Source, archive: Archive | None) -> tuple[Params, NDArray[Any]]:

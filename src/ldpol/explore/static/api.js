@@ -24,6 +24,7 @@ const Api = (() => {
       const { error } = await response.json().catch(() => ({}));
       throw new Problem(error || `something went wrong (${response.status})`, response.status);
     }
+    if (response.status === 204) throw new Problem("", 409); // something newer was asked for
     return response;
   }
 

@@ -96,7 +96,7 @@ const State = (() => {
     if (facts.archive) {
       return `import jax\n\nfrom ldpol import archive, rollout\nfrom ldpol.sample import make_task\n\n`
         + `elites = archive.load(${quoted(facts.archive)})\npolicies = archive.take(elites, [${one.row ?? 0}]).policies\n\n`
-        + `task = make_task(elites)\n${evaluate("elites.shape.apply", "policies")}`;
+        + `task = make_task(elites)\n${evaluate("elites.network.apply", "policies")}`;
     }
     const measures = wish.measures.some(value => value !== null)
       ? `jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])` : "None";
