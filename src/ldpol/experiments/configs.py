@@ -206,8 +206,9 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
       UserError: for a missing file, an unknown variant or key, or a value of another type.
     """
     path, _, variant = spec.partition(":")
+    module = load_module(path)
     try:
-        config = load_module(path).get_config(variant or "cpu")
+        config = module.get_config(variant or "cpu")
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}") from error
     if hasattr(module, "make_task"):
