@@ -12,9 +12,9 @@ SPEC = importlib.util.spec_from_file_location("render", ROOT / "docs" / "render.
 assert SPEC and SPEC.loader
 render = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(render)
-PENDING = {"explore.png", "bring-your-own.md"}
+PENDING = {"explore.png"}
 """Files that are still to be made."""
-COMING = {"MLP", "from_qdax", "replay"}
+COMING: set[str] = set()
 """Names that are still to come."""
 PAGES = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in render.pages()}
 
