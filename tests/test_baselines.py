@@ -156,7 +156,7 @@ def toy_data(elites=24, states=64):
 
 def clone(data, config, optimiser):
     """A clone that learns from the states that `data` holds alone."""
-    elites = Archive(None, jnp.ones(len(data.measures)), data.measures, GRID, "toy")
+    elites = Archive(None, jnp.ones(len(data.measures)), data.measures, GRID, "toy", SHAPE)
     return cloned.fit(elites, data, config, optimiser, visit=lambda *rest: 1 / 0, rounds=0, depends_on={}, key=KEY)
 
 

@@ -23,7 +23,7 @@ def archive():
     """Elites whose stored measures are luck: anything in the unit square."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 60))
     measures = jax.random.uniform(jax.random.key(1), (60, 2))
-    return Archive(policies, jnp.zeros(60), measures, grid=GRID, task="toy")
+    return Archive(policies, jnp.zeros(60), measures, grid=GRID, task="toy", network=SHAPE)
 
 
 def inside(measures):

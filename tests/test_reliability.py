@@ -13,6 +13,7 @@ from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior
 from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
 from ldpol.hooks import Hooks
+from ldpol.networks import MLP
 from ldpol.player import Player
 from ldpol.rollout import policy_mesh
 from ldpol.types import Behaviour, Score
@@ -95,9 +96,8 @@ def test_without_rounds_there_is_nothing_to_know():
 def test_kept_draws_are_what_was_evaluated():
     """Every row's policy is decoded again from what is kept, plays the game, and does what its row says."""
     verified = verify()
-    archive = Archive(
-        {"params": {}}, jnp.arange(COUNT, dtype=jnp.float32) / 100, GRID.unscaled(MEASURES), grid=GRID, task="toy"
-    )
+    fitness = jnp.arange(COUNT, dtype=jnp.float32) / 100
+    archive = Archive({}, fitness, GRID.unscaled(MEASURES), grid=GRID, task="toy", network=MLP(3, 2, (4,)))
     bank = keep_draws(verified, archive, make_toy(), jnp.ones(COUNT), grid=GRID, rows=15)
     assert len(bank) == 15
     policies = decode(bank.levels * bank.step, bank.given / 255)
