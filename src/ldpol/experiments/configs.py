@@ -6,21 +6,18 @@ Defaults live in the dataclasses; this is the only place that knows both forms.
 import ast
 import dataclasses
 import difflib
-import importlib.util
 import json
 import typing
 from collections.abc import Iterable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
-from ldpol.archive import Archive
 from ldpol.distillation import DistillConfig
 from ldpol.errors import UserError
 from ldpol.evaluation import suites
 from ldpol.evaluation.context import Suite
+from ldpol.experiments.modules import load_module, own_task
 from ldpol.reference import check_split
 from ldpol.rollout import RolloutConfig
 from ldpol.search.archive_search import SearchConfig
@@ -102,12 +99,7 @@ def task_of(config: Config, reset_noise: float | None = None) -> Task:
     section = config.task
     noise = section.reset_noise if reset_noise is None else reset_noise
     if section.source:
-        own: Any = ConfigDict(config.to_dict())
-        own.task.reset_noise = noise
-        task = load_module(section.source).make_task(own)
-        if not isinstance(task, Task):
-            raise UserError(f"{section.source}: make_task(config) must return a Task, found a {type(task).__name__}")
-        return task
+        return own_task(config, noise)
     return make_task(section.name, backend=section.backend, episode_length=section.episode_length, reset_noise=noise)
 
 
@@ -176,16 +168,6 @@ def check(config: Config) -> None:
         suite.check_task(task)
 
 
-def load_module(path: str) -> ModuleType:
-    """Run a config file and return it as a module; `UserError` if there is no such Python file."""
-    found = importlib.util.spec_from_file_location("ldpol_config", path) if Path(path).is_file() else None
-    if found is None or found.loader is None:
-        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     """Read a config file, choose a variant, apply overrides, and lock the result.
 
@@ -209,22 +191,6 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
     for text in overrides:
         override(config, text)
     return config
-
-
-def load_archive(config: Config) -> Archive:
-    """Return the archive that the config file brings along, with its `load_archive(config, task)`.
-
-    Raises:
-      UserError: if it has none.
-    """
-    path = config.task.source
-    module = load_module(path) if path else None
-    if module is None or not hasattr(module, "load_archive"):
-        raise UserError(
-            "to import an archive, the config file needs make_task(config) and load_archive(config, task), which "
-            "returns what from_qdax, from_ribs, from_npz or from_policies makes"
-        )
-    return module.load_archive(config, task_of(config))
 
 
 def override(config: Config, text: str) -> None:

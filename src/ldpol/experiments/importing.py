@@ -7,9 +7,27 @@ import jax
 
 from ldpol import archive as archives
 from ldpol import session, storage
+from ldpol.archive import Archive
 from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
+from ldpol.experiments.modules import load_module
+
+
+def load_archive(config: Config) -> Archive:
+    """Return the archive that the config file brings along, with its `load_archive(config, task)`.
+
+    Raises:
+      UserError: if it has none.
+    """
+    path = config.task.source
+    module = load_module(path) if path else None
+    if module is None or not hasattr(module, "load_archive"):
+        raise UserError(
+            "to import an archive, the config file needs make_task(config) and load_archive(config, task), which "
+            "returns what from_qdax, from_ribs, from_npz or from_policies makes"
+        )
+    return module.load_archive(config, configs.task_of(config))
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -21,7 +39,7 @@ def run(config: Config, workdir: Path) -> None:
     elites = stages.elites_of(workdir)
     if storage.exists(elites):
         raise UserError(f"{elites} holds an archive already; use another --workdir, or delete it")
-    task, archive = configs.task_of(config), configs.load_archive(config)
+    task, archive = configs.task_of(config), load_archive(config)
     archives.check_task(archive, task)
     key = stages.key_of(config, "import")
     with session.working("import: rolling out some of the policies"):
