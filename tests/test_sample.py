@@ -237,17 +237,18 @@ def test_one_at_a_time(model, capsys):
     [
         (lambda layer: layer | {"kernel": layer["kernel"] * np.nan}, "NaN or infinite numbers in"),
         (lambda layer: layer | {"kernel": layer["kernel"].astype(np.float16)}, "found float16"),
-        (lambda layer: {"kernel": layer["kernel"]}, "not the parameters of an MLP policy"),
-        (lambda layer: layer | {"kernel": layer["kernel"][:-1]}, "not the parameters of an MLP policy"),
-        (lambda layer: layer | {"bias": layer["bias"][:-1]}, "not the parameters of an MLP policy"),
+        (lambda layer: {"kernel": layer["kernel"]}, r"Dense_1/bias is missing, expected \(2,\)"),
+        (lambda layer: layer | {"kernel": layer["kernel"][:-1]}, r"Dense_1/kernel is \(5, 2\), expected \(6, 2\)"),
+        (lambda layer: layer | {"bias": layer["bias"][:-1]}, r"Dense_1/bias is \(1,\), expected \(2,\)"),
     ],
 )
 def test_an_unsound_policy_is_refused(tmp_path, change, said):
     params = jax.tree.map(np.asarray, SHAPE.init(jax.random.key(0)))
-    storage.save(tmp_path / "policy", params, kind="policy")
+    about = {"shape": SHAPE.to_json()}
+    storage.save(tmp_path / "policy", params, kind="policy", about=about)
     assert sample.load_policy(tmp_path / "policy")[1] == SHAPE
     layers = params["params"] | {"Dense_1": change(params["params"]["Dense_1"])}
-    storage.save(tmp_path / "policy", {"params": layers}, kind="policy")
+    storage.save(tmp_path / "policy", {"params": layers}, kind="policy", about=about)
     with pytest.raises(ValueError, match=f"{tmp_path}/policy: .*{said}"):
         sample.load_policy(tmp_path / "policy")
 
