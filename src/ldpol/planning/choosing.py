@@ -106,6 +106,7 @@ def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
     """
     if not 1 <= count <= measures.shape[0]:
         raise UserError(f"cannot propose {count} elites of an archive of {measures.shape[0]}")
+    policies = jax.tree.map(jnp.asarray, policies)  # a NumPy array cannot be indexed by what is being traced
 
     def propose(key: Key, wanted: PyTree) -> Params:
         rows = nearest(wanted, measures, count)
