@@ -185,14 +185,14 @@ def test_verified_elites_keep_what_they_promise():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch": 0}, "batch and episodes must be positive"),
-        ({"episodes": 0}, "batch and episodes must be positive"),
-        ({"iso_low": 0.0}, "0 < iso_low <= iso_high"),
-        ({"iso_low": 2.0}, "0 < iso_low <= iso_high"),
-        ({"line": -0.1}, "line >= 0"),
-        ({"verify": 64, "verify_episodes": 1}, "verify must be <= batch"),
-        ({"verify": 8}, "verify_episodes positive exactly when it is"),
-        ({"verify_episodes": 2}, "verify_episodes positive exactly when it is"),
+        ({"batch": 0}, "batch must be at least 1, found 0"),
+        ({"episodes": 0}, "episodes must be at least 1, found 0"),
+        ({"iso_low": 0.0}, "iso_low must be greater than 0, found 0"),
+        ({"iso_low": 2.0}, "iso_low must be at most iso_high = .*, found 2"),
+        ({"line": -0.1}, "line must be at least 0, found -0.1"),
+        ({"verify": 64, "verify_episodes": 1}, "verify must be at most batch = .*, found 64"),
+        ({"verify": 8}, "verify_episodes must be positive exactly where verify is, found 0 and 8"),
+        ({"verify_episodes": 2}, "verify_episodes must be positive exactly where verify is, found 2 and 0"),
     ],
 )
 def test_settings_out_of_range(settings, message):

@@ -117,7 +117,7 @@ def test_unknown_task_lists_the_known_ones():
     ("setting", "message"),
     [
         ({"backend": "mjx"}, "unknown physics backend 'mjx'; choose one of spring"),
-        ({"episode_length": 0}, "episode_length must be at least 1 step, found 0"),
+        ({"episode_length": 0}, "episode_length must be at least 1 step and a whole number, found 0"),
         ({"reset_noise": -0.1}, "reset_noise must be .* found -0.1"),
     ],
 )
