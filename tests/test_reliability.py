@@ -98,7 +98,7 @@ def test_kept_draws_are_what_was_evaluated():
     verified = verify()
     fitness = jnp.arange(COUNT, dtype=jnp.float32) / 100
     archive = Archive({}, fitness, GRID.unscaled(MEASURES), grid=GRID, task="toy", network=MLP(3, 2, (4,)))
-    bank = keep_draws(verified, archive, make_toy(), jnp.ones(COUNT), grid=GRID, rows=15)
+    bank = keep_draws(verified, archive, make_toy(), jnp.ones(COUNT), rows=15)
     assert len(bank) == 15
     policies = decode(bank.levels * bank.step, bank.given / 255)
     again = GRID.scaled(play(policies, None).score.measures)

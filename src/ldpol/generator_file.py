@@ -37,8 +37,7 @@ def load(path: Path | str) -> PolicyGenerator:
         parts["scaling"] = Scaling(**parts["scaling"])
         settings = parse_settings(about)
         if parts["bank"] is not None:
-            count = len(settings["measure_names"])
-            parts["bank"] = VerifiedBank(**parts["bank"], columns=tuple(about["columns"]), count=count)
+            parts["bank"] = VerifiedBank(**parts["bank"], columns=tuple(about["columns"]))
         return _check(PolicyGenerator(**parts, **settings))
     except Exception as error:  # whatever a network says of parameters that are not its own
         raise UserError(f"the generator at {path} is not sound: {type(error).__name__}: {error}") from error

@@ -153,8 +153,7 @@ def train(
     if verified is not None:
         weights = weights * jnp.asarray(reliability_weights(verified.errors, config.verify.tolerance))
         if config.verify.rows and place is not None:
-            rows = config.verify.rows
-            bank = keep_draws(verified, archive, place, data.weights, grid=archive.grid, rows=rows)
+            bank = keep_draws(verified, archive, place, data.weights, rows=config.verify.rows)
     latents, scaling = latent_dataset(
         training.architecture,
         posterior,

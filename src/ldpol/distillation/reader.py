@@ -20,15 +20,11 @@ from ldpol.language.text import check_installed
 from ldpol.language.textbank import TextBank, make_bank
 from ldpol.language.tower import TextTower
 from ldpol.language.understanding import TowerConfig, base_claims, init_tower, make_tower, tower_step, understand
+from ldpol.model.verified import LEAST, SOFTNESS
 from ldpol.tasks import Task
 from ldpol.train_loop import OptimiserConfig, TrainState, start_state
 from ldpol.traits import columns
 from ldpol.types import Array, Key, PyTree
-
-SOFTNESS = 0.01
-"""Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
-LEAST = 50.0
-"""A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
 
 
 def grammar_of(task: Task, traits: np.ndarray) -> Grammar:

@@ -104,9 +104,7 @@ def verify_draws(
     return VerifiedDraws(together, jax.tree.map(join, *behaviours), np.mean(errors, 0))
 
 
-def keep_draws(
-    verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, grid: Tessellation, rows: int
-) -> VerifiedBank:
+def keep_draws(verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, rows: int) -> VerifiedBank:
     """Keep the draws that answer the most requests.
 
     Args:
@@ -114,10 +112,9 @@ def keep_draws(
       archive: the elites, re-evaluated.
       task: says what the columns of its traits are.
       weights: `[N]` how often training draws each elite: so often its rows answer, relative to others.
-      grid: of the archive.
       rows: how many to keep.
     """
-    score, traits = verified.behaviour.score, np.asarray(verified.behaviour.traits)
+    grid, score, traits = archive.grid, verified.behaviour.score, np.asarray(verified.behaviour.traits)
     achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
     kept = choose_rows(achieved, np.asarray(grid.scaled(archive.measures)), rows)
     fitness = np.sort(np.asarray(archive.fitness))

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend import core
 
 from ldpol.lanes import rules
-from ldpol.lanes.values import Lanes, Rule, Value, alone, dtype_of, fallback, lift
+from ldpol.lanes.values import Lanes, Rule, Value, alone, arrays_of, dtype_of, fallback, lift, vmapped
 from ldpol.types import Array
 
 
@@ -34,17 +34,14 @@ def _apply(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list
     return RULES.get(equation.primitive.name, fallback)(equation, values, lanes)
 
 
-def _closed(program: Any) -> core.ClosedJaxpr:
+def _program(equation: core.JaxprEqn) -> core.ClosedJaxpr:
+    """Return what an equation calls."""
+    program = next(equation.params[name] for name in ("jaxpr", "call_jaxpr", "call") if name in equation.params)
     return program if hasattr(program, "consts") else core.ClosedJaxpr(program, [])
 
 
 def _call(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
-    parameters = equation.params
-    return evaluate(_closed(parameters.get("jaxpr", parameters.get("call_jaxpr"))), values, lanes)
-
-
-def _custom_vmap(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
-    return evaluate(_closed(equation.params["call"]), values, lanes)
+    return evaluate(_program(equation), values, lanes)
 
 
 def _on_arrays(
@@ -54,35 +51,29 @@ def _on_arrays(
     mapped = [isinstance(value, Lanes) for value in values]
 
     def run(*arrays: Array) -> list[Array]:
-        given = [Lanes(array) if has else array for array, has in zip(arrays, mapped, strict=True)]
-        return [lift(value, lanes) for value in evaluate(program, given, lanes)]
+        return [lift(value, lanes) for value in evaluate(program, _wrap(arrays, mapped), lanes)]
 
-    return run, [value.array if isinstance(value, Lanes) else value for value in values]
+    return run, arrays_of(values)
 
 
 def _remat(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
-    run, arrays = _on_arrays(_closed(equation.params["jaxpr"]), values, lanes)
+    run, arrays = _on_arrays(_program(equation), values, lanes)
     options = {name: equation.params[name] for name in ("policy", "prevent_cse")}
     return [Lanes(one) for one in jax.checkpoint(run, **options)(*arrays)]
 
 
-def _vmapped(equation: core.JaxprEqn, values: Sequence[Value]) -> Callable[..., Sequence[Array]]:
-    axes = tuple(-1 if isinstance(value, Lanes) else None for value in values)
-    return jax.vmap(alone(equation), axes, -1)
-
-
 def _custom_jvp(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
     """Compute with lanes last; differentiate by the function's own rule."""
-    run, arrays = _on_arrays(_closed(equation.params["call_jaxpr"]), values, lanes)
-    original = _vmapped(equation, values)
+    run, arrays = _on_arrays(_program(equation), values, lanes)
+    original = vmapped(equation, values)
     call = jax.custom_jvp(run)
     call.defjvp(lambda primals, tangents: jax.jvp(lambda *a: list(original(*a)), primals, tangents))
     return [Lanes(one) for one in call(*arrays)]
 
 
 def _custom_vjp(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
-    run, arrays = _on_arrays(_closed(equation.params["call_jaxpr"]), values, lanes)
-    original = _vmapped(equation, values)
+    run, arrays = _on_arrays(_program(equation), values, lanes)
+    original = vmapped(equation, values)
     call = jax.custom_vjp(run)
     call.defvjp(
         lambda *arguments: jax.vjp(lambda *a: list(original(*a)), *arguments), lambda pull, cotangents: pull(cotangents)
@@ -103,7 +94,7 @@ def _depends(jaxpr: core.Jaxpr, mapped: Sequence[bool]) -> list[bool]:
         if not any(flags):
             found = [False] * len(equation.outvars)
         elif RULES.get(name) is _call:
-            found = _depends(_closed(parameters.get("jaxpr", parameters.get("call_jaxpr"))).jaxpr, flags)
+            found = _depends(_program(equation).jaxpr, flags)
         elif name == "scan":
             shared, carried = parameters["num_consts"], parameters["num_carry"]
             body = parameters["jaxpr"].jaxpr
@@ -145,7 +136,7 @@ def _scan(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[
     after = _depends(program.jaxpr, [*mapped[:shared], *carry_mapped, *mapped[shared + carried :]])
     out_mapped = [*carry_mapped, *after[carried:]]
     constants, start = values[:shared], _unwrap(values[shared : shared + carried], carry_mapped, lanes)
-    rows = [value.array if isinstance(value, Lanes) else value for value in values[shared + carried :]]
+    rows = arrays_of(values[shared + carried :])
 
     def body(carry: list[Array], row: list[Array]) -> tuple[list[Array], list[Array]]:
         given = [*constants, *_wrap(carry, carry_mapped), *_wrap(row, mapped[shared + carried :])]
@@ -207,8 +198,7 @@ def _cond(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[
     branches = equation.params["branches"]
     if not isinstance(index, Lanes):
         runs = [_on_arrays(branch, operands, lanes)[0] for branch in branches]
-        arrays = [value.array if isinstance(value, Lanes) else value for value in operands]
-        return [Lanes(one) for one in lax.switch(index, runs, *arrays)]
+        return [Lanes(one) for one in lax.switch(index, runs, *arrays_of(operands))]
     results = [[lift(value, lanes) for value in evaluate(branch, operands, lanes)] for branch in branches]
     chosen = []
     for cases in zip(*results, strict=True):
@@ -224,7 +214,7 @@ RULES: dict[str, Rule] = rules.RULES | {
     "core_call": _call,
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,
-    "custom_vmap_call": _custom_vmap,
+    "custom_vmap_call": _call,
     "jit": _call,
     "pjit": _call,
     "scan": _scan,

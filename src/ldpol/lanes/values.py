@@ -61,8 +61,17 @@ def alone(equation: core.JaxprEqn) -> Callable[..., Sequence[Array]]:
     return core.jaxpr_as_fun(core.ClosedJaxpr(body, []))
 
 
+def vmapped(equation: core.JaxprEqn, values: Sequence[Value]) -> Callable[..., Sequence[Array]]:
+    """Return one equation under `jax.vmap`, as a function of the arrays of such values."""
+    axes = tuple(-1 if isinstance(value, Lanes) else None for value in values)
+    return jax.vmap(alone(equation), axes, -1)
+
+
+def arrays_of(values: Sequence[Value]) -> list[Array]:
+    """Return the arrays of values, with a lane axis where they have one."""
+    return [value.array if isinstance(value, Lanes) else value for value in values]
+
+
 def fallback(equation: core.JaxprEqn, values: Sequence[Value], lanes: int) -> list[Value]:
     """Apply one equation through `jax.vmap`, which knows every primitive."""
-    axes = tuple(-1 if isinstance(value, Lanes) else None for value in values)
-    arrays = [value.array if isinstance(value, Lanes) else value for value in values]
-    return [Lanes(one) for one in jax.vmap(alone(equation), axes, -1)(*arrays)]
+    return [Lanes(one) for one in vmapped(equation, values)(*arrays_of(values))]

@@ -21,10 +21,10 @@ from ldpol.types import Array, Key
 LEVELS = 255
 """Of a table's column, between its least and largest value: a measure is kept to 0.002 of its range."""
 QUALITY, WEIGHT = "quality", "log weight"
-CLAIM_SOFTNESS = 0.01
-"""Width over which a claim turns from true to false, in spans of its trait."""
+SOFTNESS = 0.01
+"""Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
 LEAST = 50.0
-"""A false claim costs at most so many nats, so that sums stay finite."""
+"""A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
 
 
 class RoundedDraws(NamedTuple):
@@ -73,7 +73,6 @@ class VerifiedBank:
       low, high: `[K]` what levels 0 and 255 of each column are worth.
       columns: K names: the measures (scaled to [0, 1]), the task's traits and measures in their units where it has
         traits, the quantile of fitness among the elites, and the log of how often a row is drawn.
-      count: M, the first columns.
     """
 
     levels: Array
@@ -83,10 +82,14 @@ class VerifiedBank:
     low: Array
     high: Array
     columns: tuple[str, ...] = struct.field(pytree_node=False)
-    count: int = struct.field(pytree_node=False)
 
     def __len__(self) -> int:
         return self.table.shape[0]
+
+    @property
+    def count(self) -> int:
+        """How many measures, M: the first columns."""
+        return self.given.shape[-1]
 
     @property
     def values(self) -> Array:
@@ -131,9 +134,7 @@ def make_bank(
     names = (*(f"measure {i}" for i in range(measures.shape[1])), *trait_names, QUALITY, WEIGHT)
     given = jnp.round(draws.measures * LEVELS).astype(jnp.uint8)
     bounds = jnp.asarray(low), jnp.asarray(low + span)
-    return VerifiedBank(
-        draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names, count=measures.shape[1]
-    )
+    return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)
 
 
 def choose_rows(achieved: np.ndarray, targets: np.ndarray, rows: int) -> np.ndarray:
@@ -208,9 +209,8 @@ def row_logits(
     known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
     if known and condition.text.shape[0]:
         place = np.array([bank.columns.index(claims[i][0]) for i in known])
-        width = jnp.maximum(CLAIM_SOFTNESS * (bank.high - bank.low)[place], 1e-6)
         low, high = (jnp.asarray([claims[i][end] for i in known], jnp.float32) for end in (1, 2))
-        found = values[:, place]
+        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)
         truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
         logits += condition.text_given * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
     return logits
