@@ -242,7 +242,7 @@ def test_a_whole_study_of_the_toy_task():
     plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
     policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
-    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy", SHAPE)
+    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), GRID, "toy", plain)
     config = StudyConfig(base=TINY, fraction=0.2, conditions=4, samples=2, states=4)
     rows = {
         "ours": methods.LatentDiffusion(TINY),
