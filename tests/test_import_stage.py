@@ -47,7 +47,7 @@ def test_an_archive_is_brought_into_a_work_directory(tmp_path, capsys):
     assert "import: same: replayed fitness ranks" in capsys.readouterr().err
     elites = archives.load(tmp_path / "run" / "archive" / "elites")
     assert elites.network == MLP(3, 2, (8,), "relu", "tanh") and elites.task == "toy"
-    assert not archives.is_imported(elites) and dict(elites.settings)["source"] == str(tmp_path / "mine.py")
+    assert not archives.is_imported(elites) and dict(elites.settings)["imported from"] == str(tmp_path / "mine.py")
     assert main(arguments) == 2
     assert "holds an archive already" in capsys.readouterr().err
 

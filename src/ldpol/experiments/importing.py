@@ -13,6 +13,9 @@ from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.modules import load_module
 
+IMPORTED_FROM = "imported from"
+"""Setting of an archive that a config file brought along: that file. Such archives state their own networks."""
+
 
 def load_archive(config: Config) -> Archive:
     """Return the archive that the config file brings along, with its `load_archive(config, task)`.
@@ -48,7 +51,7 @@ def run(config: Config, workdir: Path) -> None:
     if found.verdict == "wrong":
         raise UserError("these policies do not do what the archive says; state the right network, order and task")
     kept = archives.checked(jax.device_get(archive))
-    kept = dataclasses.replace(kept, settings=(*kept.settings, ("source", config.task.source)))
+    kept = dataclasses.replace(kept, settings=(*kept.settings, (IMPORTED_FROM, config.task.source)))
     archives.save(kept, elites)
     verdict = {
         "elites": len(kept),

@@ -8,7 +8,8 @@ from ldpol import distillation, session, storage
 from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
-from ldpol.experiments.keeping import Keeper, check_equal
+from ldpol.experiments.importing import IMPORTED_FROM
+from ldpol.experiments.keeping import KIND, Keeper, check_equal
 from ldpol.networks import MLP
 from ldpol.reference import Split, split
 
@@ -31,7 +32,7 @@ def run(config: Config, workdir: Path) -> None:
     folder, task = workdir / "train", configs.task_of(config)
     stored = stages.load_archive(config, task, workdir)
     asked = MLP(task.observation_size, task.action_size, tuple(config.policy.hidden))
-    if "source" not in dict(stored.settings) and stored.network != asked:  # imports state their own networks
+    if IMPORTED_FROM not in dict(stored.settings) and stored.network != asked:
         raise UserError(f"the archive's policies are {stored.network}, the config asks for {asked}")
     about = {
         "config": configs.as_json(config, *SECTIONS),
@@ -47,8 +48,7 @@ def run(config: Config, workdir: Path) -> None:
             )
 
     if (folder / "metrics.json").is_file() and (workdir / "model").is_file():
-        found = storage.read_json(folder / "metrics.json")
-        check({"config": {name: found["config"][name] for name in SECTIONS}, "archive": found["archive"]}, folder)
+        check(storage.load(folder / "data", kind=KIND)[1], folder)
         session.say(f"train: already done (generator in {workdir / 'model'})")
         return
     how = {name: config.train[name] for name in ("steps_per_call", "checkpoint_seconds")}
