@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ldpol.archive import Grid
 from ldpol.distillation import DistillConfig
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import Scaling, image_shape
@@ -34,7 +34,7 @@ def random_generator(task: str, shape: MLP, key: Key) -> PolicyGenerator:
     train = DistillConfig()
     autoencoder, network = train.autoencoder.architecture, train.denoiser.architecture
     decoder_key, denoiser_key, latent_key = jax.random.split(key, 3)
-    condition = ask(jnp.full(MEASURES, 0.5))
+    condition = make_condition(jnp.full(MEASURES, 0.5))
     latent, image = jax.random.normal(latent_key, autoencoder.latent), image_shape(autoencoder)
     decoder = Decoder(shape, autoencoder).init(decoder_key, latent, condition)["params"]
     denoiser = make_network(network, image).init(denoiser_key, jnp.zeros(image), jnp.ones(()), condition)["params"]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from ldpol.distillation.targets import CaptionDataset, LatentDataset, Spread, posterior_mean
-from ldpol.model.condition import Condition, ask, nothing
+from ldpol.model.condition import Condition, make_condition, nothing
 from ldpol.model.diffusion import (
     add_noise,
     compose,
@@ -138,7 +138,7 @@ def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
         quality=jnp.linspace(0.1, 0.9, 5),
     )
     schedule, level, x = make_schedule(name), jnp.asarray(t), jnp.full((1, 1, 1), 0.3)
-    found = posterior_mean(schedule, bank, Spread(0.1, 0.05), x, level, ask(jnp.asarray(wanted)))
+    found = posterior_mean(schedule, bank, Spread(0.1, 0.05), x, level, make_condition(jnp.asarray(wanted)))
     np.testing.assert_allclose(found.item(), by_quadrature(schedule, bank, 0.1, 0.3, level, wanted), atol=2e-3)
 
 
@@ -160,9 +160,9 @@ def test_posterior_mean_weighs_ranks_and_captions():
     schedule, level, x = make_schedule("flow"), jnp.asarray(0.4), jnp.full((1, 1, 1), 0.3)
     free = jnp.full(1, jnp.nan)
     for condition, likelihood in (
-        (ask(free, 0.6, jnp.zeros(4)), said * ranked),
-        (ask(free, None, jnp.zeros(4)), said),
-        (ask(free, 0.6, words=4), ranked),
+        (make_condition(free, 0.6, jnp.zeros(4)), said * ranked),
+        (make_condition(free, None, jnp.zeros(4)), said),
+        (make_condition(free, 0.6, words=4), ranked),
         (nothing(1, words=4), np.ones(5)),
     ):
         found = posterior_mean(schedule, bank, Spread(0.1, 0.2), x, level, condition, claims)
@@ -181,7 +181,7 @@ def test_posterior_mean_is_the_average_of_the_samples_it_stands_for():
     for x in (-0.8, 0.0, 0.7):
         near = np.abs(noisy - x) < 0.02
         target = posterior_mean(
-            schedule, bank, Spread(spread, 0.1), jnp.full((1, 1, 1), x), level, ask(jnp.full(1, 0.5))
+            schedule, bank, Spread(spread, 0.1), jnp.full((1, 1, 1), x), level, make_condition(jnp.full(1, 0.5))
         )
         np.testing.assert_allclose(target.item(), clean[near].mean(), atol=0.03)
 
@@ -259,7 +259,7 @@ def test_gradient_through_the_sampler(name, method):
 
     def mean_of(wanted):
         denoise = lambda x, t, c: gaussian_denoiser(schedule)(x, t, c) + c.measures[0]  # noqa: E731
-        return sample(jax.random.key(0), denoise, schedule, ask(wanted), (8,), steps=3, method=method).mean()
+        return sample(jax.random.key(0), denoise, schedule, make_condition(wanted), (8,), steps=3, method=method).mean()
 
     wanted = jnp.array([0.3])
     slope = jax.grad(mean_of)(wanted)[0]
@@ -297,7 +297,7 @@ def conditional(x, t, condition: Condition):
 
 @pytest.mark.parametrize("scale", [0, 1, 0.0, 1.0, 2.5, -1.0])
 def test_guidance_is_linear_between_free_and_conditional(scale):
-    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), make_condition(jnp.array([0.2, 0.4]))
     free, asked = conditional(x, t, nothing(2)), conditional(x, t, wanted)
     for given in (scale, jnp.asarray(scale, jnp.float32)):
         np.testing.assert_allclose(
@@ -312,7 +312,7 @@ def test_guidance_of_one_does_not_evaluate_twice():
 def test_composition_by_hand():
     """Three terms around the free branch, the last of them negated; the condition it is called with does not matter."""
     x, t = jnp.arange(3.0), jnp.asarray(0.5)
-    asked = [ask(jnp.array(measures)) for measures in ([0.2, 0.4], [jnp.nan, 0.1], [0.9, jnp.nan])]
+    asked = [make_condition(jnp.array(measures)) for measures in ([0.2, 0.4], [jnp.nan, 0.1], [0.9, jnp.nan])]
     free = x * 0.5
     shifts = [3.0 * 0.6 + 10.0, 3.0 * 0.1 + 5.0, 3.0 * 0.9 + 5.0]
     expected = free + 1.5 * shifts[0] + 0.5 * shifts[1] - 2.0 * shifts[2]
@@ -325,7 +325,7 @@ def test_composition_by_hand():
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1, 2.5, -1.0])
 def test_composition_of_one_condition_is_guidance(scale):
-    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), make_condition(jnp.array([0.2, 0.4]))
     for scales in ([scale], jnp.array([scale])):
         found = compose(conditional, [wanted], scales)(x, t, nothing(2))
         np.testing.assert_array_equal(found, guide(conditional, scales[0])(x, t, wanted))
@@ -354,7 +354,7 @@ def gaussians(schedule, free, given):
 
 
 def only(i):
-    return ask(jnp.full(2, jnp.nan).at[i].set(0.0))
+    return make_condition(jnp.full(2, jnp.nan).at[i].set(0.0))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

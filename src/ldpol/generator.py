@@ -19,7 +19,7 @@ from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
-from ldpol.model.condition import Condition, ask, joint
+from ldpol.model.condition import Condition, joint, make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
@@ -117,7 +117,7 @@ class PolicyGenerator:
             if not (np.isnan(float(quality)) or 0 <= float(quality) <= 1):
                 raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
         scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
-        return ask(scaled, quality, text, words=self.words)
+        return make_condition(scaled, quality, text, words=self.words)
 
     def _scaled(self, measures: Array) -> Array:
         """Scale measures `[M]` in task units to [0, 1]."""
@@ -215,7 +215,7 @@ class PolicyGenerator:
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
-        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, ask(measures))
+        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, make_condition(measures))
 
     def sample(
         self,
@@ -388,7 +388,7 @@ class PolicyGenerator:
 
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, wanted: Array) -> Params:
-                condition = ask(self.grid.scaled(wanted), words=self.words)
+                condition = make_condition(self.grid.scaled(wanted), words=self.words)
                 return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition)[:2])
 
             return jax.vmap(one)(keys, measures)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ldpol.distillation.config import DenoiserTraining, DiffusionLoss
 from ldpol.distillation.targets import LatentDataset, Spread, posterior_mean
 from ldpol.hooks import Hooks
-from ldpol.model.condition import Condition, ask, drop, nothing
+from ldpol.model.condition import Condition, drop, make_condition, nothing
 from ldpol.model.denoiser import make_network
 from ldpol.model.diffusion import Schedule, add_noise, diffusion_loss, make_schedule, precondition
 from ldpol.model.sampler import noise_levels
@@ -39,7 +39,7 @@ def request(loss: DiffusionLoss, dataset: LatentDataset, key: Key, row: Array) -
         place = jax.random.randint(caption_key, (), 0, dataset.captions.texts.shape[1])
         text = dataset.captions.texts[row, place]
         said = dataset.captions.said[row, place]
-    return drop(drop_key, ask(measures, quality, text), loss.drop), said
+    return drop(drop_key, make_condition(measures, quality, text), loss.drop), said
 
 
 def draw_levels(key: Key, schedule: Schedule, batch: int, visited: float, steps: int) -> Array:

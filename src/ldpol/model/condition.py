@@ -38,7 +38,7 @@ class Condition:
     text_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
 
 
-def ask(
+def make_condition(
     measures: Array, quality: Array | float | None = None, text: Array | None = None, *, words: int = 0
 ) -> Condition:
     """Turn wishes into a condition.
@@ -66,7 +66,7 @@ def ask(
 
 def nothing(measures: int, *, words: int = 0) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
-    return free(ask(jnp.zeros(measures), words=words))
+    return free(make_condition(jnp.zeros(measures), words=words))
 
 
 def free(condition: Condition) -> Condition:
