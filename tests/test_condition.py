@@ -14,7 +14,7 @@ from ldpol.model.condition import (
     free,
     joint_features,
     make_condition,
-    nothing,
+    null_condition,
 )
 
 
@@ -25,7 +25,7 @@ def test_nan_leaves_a_measure_free():
 
 
 def test_all_nan_asks_for_nothing():
-    free, none = make_condition(jnp.full(3, jnp.nan)), nothing(3)
+    free, none = make_condition(jnp.full(3, jnp.nan)), null_condition(3)
     np.testing.assert_array_equal(free.measures, none.measures)
     np.testing.assert_array_equal(free.given, none.given)
 
@@ -91,7 +91,7 @@ def test_nan_leaves_the_rank_free_and_free_keeps_the_form():
     )
     asked = make_condition(jnp.array([0.3, 0.7]), 0.4, jnp.ones(5))
     assert jax.tree.map(jnp.shape, free(asked)) == jax.tree.map(jnp.shape, asked)
-    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), free(asked), nothing(2, words=5)))
+    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), free(asked), null_condition(2, words=5)))
 
 
 def test_fourier_features_by_hand():
@@ -115,7 +115,7 @@ def test_joint_features_are_waves_of_bounded_length():
 @pytest.fixture(scope="module")
 def embedding():
     module = ConditionEmbedding(8, 3, 4)
-    variables = jax.jit(module.init)(jax.random.key(0), nothing(2))
+    variables = jax.jit(module.init)(jax.random.key(0), null_condition(2))
     return jax.jit(lambda condition: module.apply(variables, condition))
 
 

@@ -10,7 +10,7 @@ from ldpol.errors import UserError
 from ldpol.experiments import configs
 from ldpol.experiments.configs import as_json, differences, load_config, restrict
 from ldpol.experiments.variants import VARIANTS
-from ldpol.model.condition import nothing
+from ldpol.model.condition import null_condition
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import image_shape
 from ldpol.search.archive_search import SEARCHES, SearchConfig
@@ -39,7 +39,7 @@ def test_every_variant_builds(task, variant):
     measures, box = len(SPECS[task].measure_names), config.train.held_out
     assert len(box.low) == len(box.high) and len(box.low) in (0, measures)
     latent, time = jax.ShapeDtypeStruct(image, "float32"), jax.ShapeDtypeStruct((), "float32")
-    jax.eval_shape(network.init, jax.random.key(0), latent, time, nothing(measures))
+    jax.eval_shape(network.init, jax.random.key(0), latent, time, null_condition(measures))
     assert as_json(config)["task"]["name"] == task
 
 

@@ -13,7 +13,7 @@ import ldpol
 from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import joint, nothing
+from ldpol.model.condition import joint, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import Scaling, image_shape, split_image
@@ -27,7 +27,7 @@ WANTED = jnp.array([-0.5, 3.0])
 
 def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # noqa: B008
     """A generator of two measures with random weights everywhere: nothing is masked by an initial zero."""
-    latent, none = jnp.zeros(AUTOENCODER.latent), nothing(2)
+    latent, none = jnp.zeros(AUTOENCODER.latent), null_condition(2)
     decoder = jax.jit(Decoder(shape, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
     network = make_network(NETWORK, image_shape(AUTOENCODER))
     image = jnp.zeros(image_shape(AUTOENCODER))
@@ -127,7 +127,7 @@ def test_all_nan_is_none_and_guidance_zero_ignores_the_condition(generator):
     key = jax.random.key(0)
     free = vector(draw(generator, key))
     np.testing.assert_allclose(vector(draw(generator, key, jnp.full(2, jnp.nan))), free, atol=1e-5)
-    none = nothing(2)
+    none = null_condition(2)
     wanted = generator.condition(WANTED)
     unguided = draw_latent(generator, key, wanted, 0.0)
     free_latent = jax.jit(lambda model: model.sample_latent(key, none, complete=False)[0])(generator)

@@ -10,7 +10,7 @@ import pytest
 from ldpol.distillation import autoencoder
 from ldpol.distillation.autoencoder import kl_divergence, principal_directions
 from ldpol.distillation.encoder import Encoder, halve, neighbourhoods, split_moments
-from ldpol.model.condition import make_condition, nothing
+from ldpol.model.condition import make_condition, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.model.hypernet import BasisHead, MatrixHead
@@ -55,7 +55,7 @@ def started(config, count=11):
 @cache
 def shaken_decoder(config):
     init = jax.jit(Decoder(SHAPE, config).init)
-    return shaken(init(jax.random.key(0), jnp.zeros(config.latent), nothing(2))["params"])
+    return shaken(init(jax.random.key(0), jnp.zeros(config.latent), null_condition(2))["params"])
 
 
 def numbers(tree):
@@ -68,7 +68,7 @@ def test_encoder_and_decoder_shapes(config):
     one = jax.tree.map(lambda leaf: leaf[0], archive)
     mean, log_variance = jax.jit(Encoder(SHAPE, config).apply)(params["encoder"], one)
     assert mean.shape == log_variance.shape == config.latent
-    decoded = jax.jit(Decoder(SHAPE, config).apply)({"params": params["decoder"]}, mean, nothing(2))
+    decoded = jax.jit(Decoder(SHAPE, config).apply)({"params": params["decoder"]}, mean, null_condition(2))
     assert jax.tree.map(jnp.shape, decoded) == jax.tree.map(jnp.shape, one)
     assert np.isfinite(numbers((mean, log_variance, decoded))).all()
 
@@ -280,7 +280,7 @@ def test_network_vmap_is_a_loop_and_jit_is_eager(network):
     module = make_network(config, (4, 4, 2))
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
     t, measures = jnp.array([0.0, 0.4, 1.0]), jnp.array([[0.1, 0.2], [jnp.nan, 0.5], [0.9, jnp.nan]])
-    params = shaken(jax.jit(module.init)(jax.random.key(1), x[0], t[0], nothing(2)))
+    params = shaken(jax.jit(module.init)(jax.random.key(1), x[0], t[0], null_condition(2)))
     apply = lambda x, t, m: module.apply(params, x, t, make_condition(m))  # noqa: E731
     batch = jax.jit(jax.vmap(apply))(x, t, measures)
     assert batch.shape == x.shape
@@ -293,8 +293,8 @@ def test_network_vmap_is_a_loop_and_jit_is_eager(network):
 def test_network_starts_at_zero(network):
     module = make_network(DenoiserConfig(network=network), (4, 4, 1))
     x = jnp.ones((4, 4, 1))
-    variables = jax.jit(module.init)(jax.random.key(0), x, jnp.asarray(0.5), nothing(2))
-    assert not jax.jit(module.apply)(variables, x, jnp.asarray(0.5), nothing(2)).any()
+    variables = jax.jit(module.init)(jax.random.key(0), x, jnp.asarray(0.5), null_condition(2))
+    assert not jax.jit(module.apply)(variables, x, jnp.asarray(0.5), null_condition(2)).any()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ldpol.distillation.config import DenoiserTraining, DiffusionLoss
 from ldpol.distillation.targets import LatentDataset, Spread, posterior_mean
 from ldpol.hooks import Hooks
-from ldpol.model.condition import Condition, drop, make_condition, nothing
+from ldpol.model.condition import Condition, drop, make_condition, null_condition
 from ldpol.model.denoiser import make_network
 from ldpol.model.diffusion import Schedule, add_noise, diffusion_loss, make_schedule, precondition
 from ldpol.model.sampler import noise_levels
@@ -112,7 +112,7 @@ def train_denoiser(
     network = make_network(training.architecture, (h, w, c))
     init_key, train_key = jax.random.split(key)
     words = 0 if dataset.captions is None else dataset.captions.texts.shape[-1]
-    one = (dataset.mean[0], jnp.zeros(()), nothing(dataset.measures.shape[1], words=words))
+    one = (dataset.mean[0], jnp.zeros(()), null_condition(dataset.measures.shape[1], words=words))
     state = start_state(training.optimiser, jax.jit(network.init)(init_key, *one)["params"])
     step = partial(diffusion_step, network, training, sampler_steps, mesh)
     data = jax.device_put(dataset, copied_to(mesh))

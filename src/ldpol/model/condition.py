@@ -64,7 +64,7 @@ def make_condition(
     )
 
 
-def nothing(measures: int, *, words: int = 0) -> Condition:
+def null_condition(measures: int, *, words: int = 0) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
     return free(make_condition(jnp.zeros(measures), words=words))
 
