@@ -11,10 +11,10 @@ from ldpol.model.condition import (
     Drop,
     drop,
     fourier_features,
-    free,
     joint_features,
     make_condition,
     null_condition,
+    unconditional,
 )
 
 
@@ -90,8 +90,10 @@ def test_nan_leaves_the_rank_free_and_free_keeps_the_form():
         and make_condition(jnp.zeros(2), None, jnp.zeros(3)).text_given == 1
     )
     asked = make_condition(jnp.array([0.3, 0.7]), 0.4, jnp.ones(5))
-    assert jax.tree.map(jnp.shape, free(asked)) == jax.tree.map(jnp.shape, asked)
-    assert jax.tree.all(jax.tree.map(lambda one, other: (one == other).all(), free(asked), null_condition(2, words=5)))
+    assert jax.tree.map(jnp.shape, unconditional(asked)) == jax.tree.map(jnp.shape, asked)
+    assert jax.tree.all(
+        jax.tree.map(lambda one, other: (one == other).all(), unconditional(asked), null_condition(2, words=5))
+    )
 
 
 def test_fourier_features_by_hand():

@@ -66,10 +66,10 @@ def make_condition(
 
 def null_condition(measures: int, *, words: int = 0) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
-    return free(make_condition(jnp.zeros(measures), words=words))
+    return unconditional(make_condition(jnp.zeros(measures), words=words))
 
 
-def free(condition: Condition) -> Condition:
+def unconditional(condition: Condition) -> Condition:
     """Return the condition of the same form that asks for nothing."""
     return jax.tree.map(jnp.zeros_like, condition)
 
@@ -87,7 +87,7 @@ def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
     given = stack.given * (scales > 0)[:, None]
     once = (given.sum(0) == 1).astype(jnp.float32)
-    apart = free(conditions[0])
+    apart = unconditional(conditions[0])
     return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
 
 
