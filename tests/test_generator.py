@@ -13,7 +13,7 @@ import ldpol
 from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import joint, null_condition
+from ldpol.model.condition import merge_conditions, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import Scaling, image_shape, split_image
@@ -21,7 +21,7 @@ from ldpol.networks import MLP
 
 SHAPE = MLP(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
-NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
+NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, merge_conditions=8)
 WANTED = jnp.array([-0.5, 3.0])
 
 
@@ -237,7 +237,7 @@ def test_the_decoder_is_told_what_one_condition_asks_for(generator):
         ([[-0.5, free], [0.5, 3.0]], [1.0, 1.0], [free, 0.5]),
         ([[-0.5, free], [0.5, 3.0]], [1.0, -1.0], [0.25, free]),
     ):
-        found = joint([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
+        found = merge_conditions([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
         np.testing.assert_array_equal(np.where(found.given > 0, found.measures, free), told)
 
 

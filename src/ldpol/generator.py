@@ -19,7 +19,7 @@ from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
-from ldpol.model.condition import Condition, joint, make_condition
+from ldpol.model.condition import Condition, make_condition, merge_conditions
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
@@ -334,7 +334,7 @@ class PolicyGenerator:
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
         conditions = [self.condition(one) for one in measures]
-        told, denoise = joint(conditions, scales), compose(self.denoise, conditions, scales)
+        told, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
         _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
         return self.decode(*self._draw(draw_key, told, told, denoise, steps, method))
 

@@ -74,7 +74,7 @@ def unconditional(condition: Condition) -> Condition:
     return jax.tree.map(jnp.zeros_like, condition)
 
 
-def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
+def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Condition:
     """Return the one condition that asks for each measure that exactly one of several asks for.
 
     Args:
