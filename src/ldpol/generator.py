@@ -161,12 +161,12 @@ class PolicyGenerator:
         self,
         key: Key,
         condition: Condition,
-        told: Condition,
+        decoder_condition: Condition,
         denoise: Denoise,
         steps: int | None,
         method: Method | None,
     ) -> tuple[Array, Array]:
-        """Draw an image for one condition and split it for another: what the decoder is told."""
+        """Draw an image for one condition and split it for another, the decoder's."""
         drawn = sample(
             key,
             denoise,
@@ -176,7 +176,7 @@ class PolicyGenerator:
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        return split_image(self.autoencoder, self.scaling.apply(drawn), told)
+        return split_image(self.autoencoder, self.scaling.apply(drawn), decoder_condition)
 
     def sample_latent(
         self,
@@ -313,7 +313,7 @@ class PolicyGenerator:
     ) -> Params:
         """Draw one policy for several conditions at once: AND, or NOT where the scale is negative (see `compose`).
 
-        The decoder, which sees measures too, is told those that exactly one condition with a positive scale asks for;
+        The decoder, which sees measures too, gets those that exactly one condition with a positive scale asks for;
         the others the denoiser makes up beside the latent, also where two conditions pull one measure both ways.
 
         Args:
@@ -334,9 +334,9 @@ class PolicyGenerator:
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
         conditions = [self.condition(one) for one in measures]
-        told, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
+        decoder_condition, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
         _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
-        return self.decode(*self._draw(draw_key, told, told, denoise, steps, method))
+        return self.decode(*self._draw(draw_key, decoder_condition, decoder_condition, denoise, steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a policy at an observation `[O]`."""

@@ -48,7 +48,7 @@ def fit(generator: PolicyGenerator, mean: Array, measures: Array) -> LatentTable
 
 
 def generate(model: LatentTable, key: Key, measures: Array) -> Params:
-    """Decode the latent of the elite nearest to `measures` `[M]`, told what is asked for; the key decides nothing."""
+    """Decode the latent of the elite nearest to `measures` `[M]`, for those measures; the key decides nothing."""
     del key
     model = expand(model)
     row = nearest(measures, model.measures)[0]

@@ -220,9 +220,7 @@ def autoencoder_step(
 def make_decode(shape: Network, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
     """Return the compiled `(decoder, latents [N, h, w, c], measures [N, M]) -> policies`."""
     decoder = Decoder(shape, config)
-    return jax.jit(
-        jax.vmap(lambda p, latent, told: decoder.apply({"params": p}, latent, make_condition(told)), (None, 0, 0))
-    )
+    return jax.jit(jax.vmap(lambda p, latent, m: decoder.apply({"params": p}, latent, make_condition(m)), (None, 0, 0)))
 
 
 def train_autoencoder(

@@ -82,7 +82,7 @@ def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Conditio
       scales: `[K]` their strengths in a composition; negative ones ask for nothing.
 
     Returns:
-      A condition on measures alone, which is what a decoder is told.
+      A condition on measures alone, which is what a decoder sees.
     """
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
     given = stack.given * (scales > 0)[:, None]

@@ -1,6 +1,6 @@
 """What the denoiser makes: a latent with its measures painted beside it.
 
-A decoder that sees measures must be told all of them, also where a request leaves some free, or speaks of something
+A decoder that sees measures needs all of them, also where a request leaves some free, or speaks of something
 else. So the denoiser makes them up together with the latent: its image has one channel more, in which the measures are
 repeated.
 """
