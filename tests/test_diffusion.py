@@ -292,7 +292,7 @@ def test_sampler_errors(change):
 
 
 def conditional(x, t, condition: Condition):
-    return x * t + 3.0 * condition.measures.sum() + 5.0 * condition.given.sum()
+    return x * t + 3.0 * condition.measures.sum() + 5.0 * condition.mask.sum()
 
 
 @pytest.mark.parametrize("scale", [0, 1, 0.0, 1.0, 2.5, -1.0])
@@ -347,7 +347,7 @@ def gaussians(schedule, free, given):
     def denoise(x, t, condition):
         found = of(*free, x, t)
         for i, (mean, std) in enumerate(given):
-            found = jnp.where(condition.given[i] > 0, of(mean, std, x, t), found)
+            found = jnp.where(condition.mask[i] > 0, of(mean, std, x, t), found)
         return found
 
     return denoise

@@ -139,7 +139,7 @@ def test_measures_are_scaled_by_the_grid(generator):
     condition = generator.condition(jnp.array([0.0, 2.5]))
     np.testing.assert_allclose(condition.measures, [0.5, 0.25])
     one_free = generator.condition(jnp.array([jnp.nan, 4.0]))
-    np.testing.assert_array_equal(one_free.given, [0.0, 1.0])
+    np.testing.assert_array_equal(one_free.mask, [0.0, 1.0])
     np.testing.assert_array_equal(one_free.measures, [0.0, 1.0])
 
 
@@ -186,12 +186,12 @@ def test_a_request_is_completed_before_it_is_answered(wanted, generator):
     @jax.jit
     def by_hand(model):
         _, made_up, _ = model.sample_latent(jax.random.split(key)[0], condition, complete=False)
-        asked = condition.replace(measures=made_up, given=jnp.ones(2))
+        asked = condition.replace(measures=made_up, mask=jnp.ones(2))
         return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
 
     expected, (alone, kept, _) = by_hand(generator)
     np.testing.assert_allclose(latent, expected, atol=1e-4)
-    given = condition.given > 0
+    given = condition.mask > 0
     np.testing.assert_array_equal(measures[given], kept[given])
     assert np.allclose(latent, alone, atol=1e-3) == bool(given.all())
 
@@ -238,7 +238,7 @@ def test_the_decoder_is_told_what_one_condition_asks_for(generator):
         ([[-0.5, free], [0.5, 3.0]], [1.0, -1.0], [0.25, free]),
     ):
         found = merge_conditions([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
-        np.testing.assert_array_equal(np.where(found.given > 0, found.measures, free), told)
+        np.testing.assert_array_equal(np.where(found.mask > 0, found.measures, free), told)
 
 
 @pytest.mark.parametrize(("measures", "scales"), [((2,), (2,)), ((2, 2), (3,)), ((2, 3), (2,))])

@@ -202,7 +202,7 @@ class PolicyGenerator:
             _, measures, _ = self.sample_latent(
                 free_key, condition, guidance=guidance, steps=steps, method=method, complete=False, verified=False
             )
-            asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
+            asked = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, asked, condition, denoise, steps, method)
         if verified and self.bank is None:

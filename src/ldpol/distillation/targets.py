@@ -129,11 +129,11 @@ def agreement(dataset: LatentDataset, spread: Spread, condition: Condition, said
       condition: what is asked for.
       said: `[L]` the claims that the condition's text makes; None for a model without language.
     """
-    away = ((condition.measures - dataset.measures) ** 2) @ condition.given / spread.measures**2
-    away += condition.quality_given * (condition.quality - dataset.quality) ** 2 / spread.quality**2
+    away = ((condition.measures - dataset.measures) ** 2) @ condition.mask / spread.measures**2
+    away += condition.quality_mask * (condition.quality - dataset.quality) ** 2 / spread.quality**2
     if said is None or dataset.captions is None:
         return -0.5 * away
-    return -0.5 * away + condition.text_given * (dataset.captions.truth @ said)
+    return -0.5 * away + condition.text_mask * (dataset.captions.truth @ said)
 
 
 def posterior_mean(

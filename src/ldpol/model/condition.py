@@ -21,21 +21,21 @@ class Condition:
     """One request.
 
     Attributes:
-      measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where not given.
-      given: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
-      quality: `[]` in [0, 1]: which quantile of the archive's fitness; zero if not given.
-      quality_given: `[]` 1.0 if it is asked for.
-      text: `[L]` what a sentence claims, as `language.understanding` reads it; zeros if not given, empty in a model
+      measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where masked out.
+      mask: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
+      quality: `[]` in [0, 1]: which quantile of the archive's fitness; zero where masked out.
+      quality_mask: `[]` 1.0 if it is asked for.
+      text: `[L]` what a sentence claims, as `language.understanding` reads it; zeros where masked out, empty in a model
         without language.
-      text_given: `[]` 1.0 if there is a sentence.
+      text_mask: `[]` 1.0 if there is a sentence.
     """
 
     measures: Array
-    given: Array
+    mask: Array
     quality: Array = struct.field(default_factory=lambda: jnp.zeros(()))
-    quality_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    quality_mask: Array = struct.field(default_factory=lambda: jnp.zeros(()))
     text: Array = struct.field(default_factory=lambda: jnp.zeros(0))
-    text_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    text_mask: Array = struct.field(default_factory=lambda: jnp.zeros(()))
 
 
 def make_condition(
@@ -49,14 +49,14 @@ def make_condition(
       text: `[L]` what a sentence claims; NaN or None leaves it free.
       words: L of the model, for a condition without text that has the form of one with it.
     """
-    given = ~jnp.isnan(measures)
+    known = ~jnp.isnan(measures)
     rank = jnp.asarray(jnp.nan if quality is None else quality, jnp.float32)
     ranked = ~jnp.isnan(rank)
     said = jnp.full(words, jnp.nan) if text is None else text
     spoken = ~jnp.isnan(said).any() & (text is not None)
     return Condition(
-        jnp.where(given, measures, 0.0),
-        given.astype(jnp.float32),
+        jnp.where(known, measures, 0.0),
+        known.astype(jnp.float32),
         jnp.where(ranked, rank, 0.0),
         ranked.astype(jnp.float32),
         jnp.where(spoken, said, 0.0),
@@ -85,10 +85,10 @@ def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Conditio
       A condition on measures alone, which is what a decoder sees.
     """
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
-    given = stack.given * (scales > 0)[:, None]
-    once = (given.sum(0) == 1).astype(jnp.float32)
+    mask = stack.mask * (scales > 0)[:, None]
+    once = (mask.sum(0) == 1).astype(jnp.float32)
     apart = unconditional(conditions[0])
-    return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
+    return dataclasses.replace(apart, measures=(stack.measures * mask).sum(0) * once, mask=once)
 
 
 class Drop(NamedTuple):
@@ -118,19 +118,19 @@ def drop(key: Key, condition: Condition, how: Drop) -> Condition:
       how: probabilities.
     """
     all_key, each_key, quality_key, text_key = jax.random.split(key, 4)
-    quality_given = condition.quality_given * (jax.random.uniform(quality_key) >= how.quality)
-    text_given = condition.text_given * (jax.random.uniform(text_key) >= how.text)
-    everything = jnp.where(quality_given + text_given > 0, how.beside, how.everything)
+    quality_mask = condition.quality_mask * (jax.random.uniform(quality_key) >= how.quality)
+    text_mask = condition.text_mask * (jax.random.uniform(text_key) >= how.text)
+    everything = jnp.where(quality_mask + text_mask > 0, how.beside, how.everything)
     keep = jax.random.uniform(all_key) >= everything
-    keep = keep & (jax.random.uniform(each_key, condition.given.shape) >= how.each)
-    given = condition.given * keep
+    keep = keep & (jax.random.uniform(each_key, condition.mask.shape) >= how.each)
+    mask = condition.mask * keep
     return Condition(
-        condition.measures * given,
-        given,
-        condition.quality * quality_given,
-        quality_given,
-        condition.text * text_given,
-        text_given,
+        condition.measures * mask,
+        mask,
+        condition.quality * quality_mask,
+        quality_mask,
+        condition.text * text_mask,
+        text_mask,
     )
 
 
@@ -182,15 +182,15 @@ class ConditionEmbedding(nn.Module):
             *jnp.einsum("mf,mfw->mw", features, kernel),
             nn.Dense(self.width, name="joint")(joint_features(condition.measures, self.octaves, self.joint)),
         ]
-        given = [*condition.given, condition.given.min()]
+        mask = [*condition.mask, condition.mask.min()]
         if self.commands:
             rank = fourier_features(condition.quality[None], RANK_OCTAVES)[0]
             tokens.append(nn.Dense(self.width, name="quality")(rank))
-            given.append(condition.quality_given)
+            mask.append(condition.quality_mask)
             if condition.text.shape[0]:
                 tokens.append(nn.Dense(self.width, name="text")(condition.text))
-                given.append(condition.text_given)
+                mask.append(condition.text_mask)
         null = self.param("null", nn.initializers.normal(0.1), (len(tokens), self.width))
-        there = jnp.stack(given)[:, None]
+        there = jnp.stack(mask)[:, None]
         mixed = jnp.stack(tokens) * there + null * (1.0 - there)
         return nn.Dense(self.width)(nn.silu(mixed.sum(0)))

@@ -47,7 +47,7 @@ def split_image(config: AutoencoderConfig, painted: Array, condition: Condition)
     if not config.octaves:
         return painted, condition.measures
     latent, found = read_image(painted, condition.measures.shape[0])
-    return latent, jnp.where(condition.given > 0, condition.measures, jnp.clip(found, 0.0, 1.0))
+    return latent, jnp.where(condition.mask > 0, condition.measures, jnp.clip(found, 0.0, 1.0))
 
 
 @struct.dataclass
