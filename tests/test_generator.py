@@ -130,7 +130,7 @@ def test_all_nan_is_none_and_guidance_zero_ignores_the_condition(generator):
     none = null_condition(2)
     wanted = generator.condition(WANTED)
     unguided = draw_latent(generator, key, wanted, 0.0)
-    free_latent = jax.jit(lambda model: model.sample_latent(key, none, complete=False)[0])(generator)
+    free_latent = jax.jit(lambda model: model.sample_latent(key, none, impute=False)[0])(generator)
     np.testing.assert_allclose(unguided, free_latent, atol=1e-5)
     assert np.abs(draw_latent(generator, key, wanted) - unguided).max() > 1e-3
 
@@ -185,9 +185,9 @@ def test_a_request_is_completed_before_it_is_answered(wanted, generator):
 
     @jax.jit
     def by_hand(model):
-        _, made_up, _ = model.sample_latent(jax.random.split(key)[0], condition, complete=False)
+        _, made_up, _ = model.sample_latent(jax.random.split(key)[0], condition, impute=False)
         asked = condition.replace(measures=made_up, mask=jnp.ones(2))
-        return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
+        return model.sample_latent(key, asked, impute=False)[0], model.sample_latent(key, condition, impute=False)
 
     expected, (alone, kept, _) = by_hand(generator)
     np.testing.assert_allclose(latent, expected, atol=1e-4)

@@ -186,7 +186,7 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
-        complete: bool = True,
+        impute: bool = True,
         verified: bool | None = None,
     ) -> tuple[Array, Array, Source]:
         """Draw one latent `[h, w, c]` for a condition, all measures `[M]` in [0, 1] to decode it with, and its source.
@@ -195,12 +195,12 @@ class PolicyGenerator:
         """
         free_key, draw_key, bank_key = jax.random.split(key, 3)
         asked = condition
-        if complete and self.autoencoder.octaves:
+        if impute and self.autoencoder.octaves:
             # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
             # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
             _, measures, _ = self.sample_latent(
-                free_key, condition, guidance=guidance, steps=steps, method=method, complete=False, verified=False
+                free_key, condition, guidance=guidance, steps=steps, method=method, impute=False, verified=False
             )
             asked = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
@@ -227,7 +227,7 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
-        complete: bool = True,
+        impute: bool = True,
         verified: bool | None = None,
     ) -> Params:
         """Draw the parameters of one policy that behaves as asked. Pure: jit, vmap and grad it.
@@ -240,7 +240,7 @@ class PolicyGenerator:
           guidance: strength of the condition; 1 is the model as trained.
           steps: integration steps.
           method: `ddim`, `heun` or `ancestral`.
-          complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
+          impute: draw measures that are left free first, then a policy for all of them, which hits what was asked
             for more often. That draw is paid for even where nothing is free; False saves it.
           verified: answer from the verified draws where one of them did nearly what is asked for, else by diffusion;
             False is diffusion alone, None is True for a model that has such draws.
@@ -248,7 +248,7 @@ class PolicyGenerator:
         Raises:
           UserError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
         """
-        how = {"guidance": guidance, "steps": steps, "method": method, "complete": complete, "verified": verified}
+        how = {"guidance": guidance, "steps": steps, "method": method, "impute": impute, "verified": verified}
         return self.sample_with_source(key, measures, quality=quality, text=text, **how)[0]
 
     def sample_with_source(

@@ -119,7 +119,7 @@ def choose(
 
     def sample(asked: Asked, key: Key, measures: Array, quality: Array) -> Params:
         text = _spoken(model, asked.text)
-        return model.sample(key, measures, quality=quality, text=text, guidance=asked.guidance, complete=False)
+        return model.sample(key, measures, quality=quality, text=text, guidance=asked.guidance, impute=False)
 
     def candidates(key: Key, asked: Asked) -> Params:
         low, high = model.grid.low, model.grid.high

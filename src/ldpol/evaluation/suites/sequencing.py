@@ -263,7 +263,7 @@ class Sequencing:
         @jax.jit
         def program(model: Any, rows: PyTree, keys: Key) -> dict[str, Any]:
             def sample(key: Key, measures: Any, quality: Any = None) -> Params:
-                return model.sample(key, measures, quality=quality, complete=False)
+                return model.sample(key, measures, quality=quality, impute=False)
 
             choose = look_ahead(
                 context.task,
