@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import SPECS, TaskState, Torso, make_task
 from ldpol.traits import TRAITS, columns, describe, summarise, traits, watch
 
@@ -46,7 +46,7 @@ def by_hand(action, start=(0.0, 0.0), episode_length=20):
 
 
 def play(task, policies, keys, episodes=1, config=RolloutConfig(4, 5)):
-    program = partial(evaluate, task, push, episodes=episodes, config=config, recorder=watch(task))
+    program = partial(rollout_batch, task, push, episodes=episodes, config=config, recorder=watch(task))
     score, record = jax.jit(program)(policies, keys)
     return score, jax.jit(jax.vmap(jax.vmap(partial(summarise, task))))(record)
 
@@ -142,7 +142,7 @@ def test_a_life_of_one_step_is_finite():
 def test_memory_does_not_grow_with_the_episode():
     def bytes_of(length):
         task = make_toy(episode_length=length)
-        program = partial(evaluate, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=watch(task))
+        program = partial(rollout_batch, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=watch(task))
         compiled = jax.jit(program).lower(jnp.array(ACTIONS), keys_for(6)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -186,7 +186,7 @@ def test_without_pairs_there_is_no_asymmetry():
 def test_walker_agrees_with_brax(walker):
     """Against positions and the joint `rooty` of an endless episode of the same policies from the same start."""
     task = walker.task
-    program = partial(evaluate, task, walker.shape.apply, recorder=watch(task))
+    program = partial(rollout_batch, task, walker.shape.apply, recorder=watch(task))
     score, record = jax.jit(program)(walker.policies, keys_for(4, 7))
     found = jax.vmap(jax.vmap(partial(describe, task)))(score, record)[:, 0]
     found = dict(zip((column.name for column in columns(task)), np.asarray(found).T, strict=True))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from ldpol.errors import UserError
 from ldpol.hooks import Progress, silent
-from ldpol.rollout import Apply, RolloutConfig, evaluate, over_chunks, policy_mesh
+from ldpol.rollout import Apply, RolloutConfig, over_chunks, policy_mesh, rollout_batch
 from ldpol.tasks import Task
 from ldpol.traits import behave, observe
 from ldpol.types import Behaviour, Key, Params, PyTree
@@ -43,9 +43,9 @@ def score_policies(
     config: RolloutConfig = RolloutConfig(),
     mesh: Mesh | None = None,
 ) -> Behaviour:
-    """Roll out N policies, `episodes` each; mean `Behaviour` `[N]`. Arguments as in `rollout.evaluate`."""
+    """Roll out N policies, `episodes` each; mean `Behaviour` `[N]`. Arguments as in `rollout.rollout_batch`."""
     _, episode_keys = _split(keys)
-    score, record = evaluate(
+    score, record = rollout_batch(
         task, apply, policies, episode_keys, episodes=episodes, config=config, mesh=mesh, recorder=observe(task)
     )
     return jax.vmap(partial(behave, task))(score, record)

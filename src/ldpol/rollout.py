@@ -170,7 +170,7 @@ def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
     return _score(task, sums)
 
 
-def evaluate(
+def rollout_batch(
     task: Task,
     apply: Apply,
     policies: Params,
@@ -204,9 +204,11 @@ def evaluate(
     count = keys.shape[0]
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(policies)}
     if leading != {count}:
-        raise UserError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
+        raise UserError(
+            f"rollout_batch: {count} keys for policies with leading axes {sorted(leading)}; give one a policy"
+        )
     if episodes < 1:
-        raise UserError(f"evaluate: episodes must be at least 1, found {episodes}")
+        raise UserError(f"rollout_batch: episodes must be at least 1, found {episodes}")
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     device = config.on(platform)
     work = partial(
@@ -218,7 +220,7 @@ def evaluate(
     if mesh is None:
         return work(policies, keys)
     if count % mesh.size:
-        raise UserError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
+        raise UserError(f"rollout_batch: {count} policies do not split evenly over {mesh.size} devices; pad them first")
     spec = PartitionSpec("policies")
     return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
 

@@ -1,7 +1,7 @@
 """How a policy behaves beyond its measures: statistics of an episode, accumulated in fixed memory while it is played.
 
     recorder = watch(task)
-    score, record = evaluate(..., episodes=E, recorder=recorder)
+    score, record = rollout_batch(..., episodes=E, recorder=recorder)
     behaviour = jax.vmap(jax.vmap(partial(describe, task)))(score, record).mean(1)  # [N, E, K + M] -> [N, K + M]
 
 A recorder sees the state before each step lived. Of a life of T steps it therefore sees the T states from the start to

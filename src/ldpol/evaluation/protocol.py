@@ -17,7 +17,7 @@ from ldpol.player import Player, make_player
 from ldpol.reference import Split
 from ldpol.reference import split as hold_out
 from ldpol.rollout import copied_to, keep_states, over_chunks
-from ldpol.rollout import evaluate as roll_out
+from ldpol.rollout import rollout_batch as roll_out
 from ldpol.tasks import Task
 from ldpol.types import Key
 

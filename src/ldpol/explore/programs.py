@@ -13,7 +13,7 @@ from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
 from ldpol.planning.choosing import around, from_generator, look_ahead
 from ldpol.planning.sequencing import Sequel
-from ldpol.rollout import Apply, RolloutConfig, evaluate
+from ldpol.rollout import Apply, RolloutConfig, rollout_batch
 from ldpol.tasks import Task, TaskState
 from ldpol.traits import behave, observe
 from ldpol.types import Array, Key, Params, Score
@@ -79,14 +79,16 @@ def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, 
 
 
 def judge(task: Task, apply: Apply, policy: Params, key: Key) -> tuple[Score, Array]:
-    """Roll out one policy as `rollout.evaluate` does with `key[None]`.
+    """Roll out one policy as `rollout.rollout_batch` does with `key[None]`.
 
     Returns:
       The `Score` `[E]` of its episodes, and its traits and measures `[C]`, means of them.
     """
     one = jax.tree.map(lambda leaf: leaf[None], policy)
     lanes = RolloutConfig(lanes=EPISODES)
-    scores, records = evaluate(task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=observe(task))
+    scores, records = rollout_batch(
+        task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=observe(task)
+    )
     score, record = jax.tree.map(lambda leaf: leaf[0], (scores, records))
     return score, behave(task, score, record).traits
 
