@@ -15,7 +15,7 @@ from ldpol.planning.choosing import around, from_generator, look_ahead
 from ldpol.planning.sequencing import Sequel
 from ldpol.rollout import Apply, RolloutConfig, rollout_batch
 from ldpol.tasks import Task, TaskState
-from ldpol.traits import behave, observe
+from ldpol.traits import behaviour_recorder, summarise_behaviour
 from ldpol.types import Array, Key, Params, Score
 
 EPISODES = 10
@@ -87,10 +87,10 @@ def judge(task: Task, apply: Apply, policy: Params, key: Key) -> tuple[Score, Ar
     one = jax.tree.map(lambda leaf: leaf[None], policy)
     lanes = RolloutConfig(lanes=EPISODES)
     scores, records = rollout_batch(
-        task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=observe(task)
+        task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=behaviour_recorder(task)
     )
     score, record = jax.tree.map(lambda leaf: leaf[0], (scores, records))
-    return score, behave(task, score, record).traits
+    return score, summarise_behaviour(task, score, record).traits
 
 
 def segment_length(task: Task) -> int:
