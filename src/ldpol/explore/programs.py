@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
 from ldpol.planning.choosing import around, from_generator, look_ahead
-from ldpol.planning.sequencing import Sequel
+from ldpol.planning.sequencing import NextRequest
 from ldpol.rollout import Apply, RolloutConfig, rollout_batch
 from ldpol.tasks import Task, TaskState
 from ldpol.traits import behaviour_recorder, summarise_behaviour
@@ -137,7 +137,7 @@ def choose(
         follow=from_generator(lambda key, asked: sample(asked, key, asked.measures, asked.quality), 1),
         target=lambda asked: asked.measures,
     )
-    return chosen(key, asked, state, Sequel(*after)).policy
+    return chosen(key, asked, state, NextRequest(*after)).policy
 
 
 def _spoken(model: PolicyGenerator, text: Array) -> Array | None:
