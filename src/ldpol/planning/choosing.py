@@ -51,7 +51,7 @@ def around(
     low: Sequence[float],
     high: Sequence[float],
 ) -> Propose:
-    """Propose a sample for what is request, and `count - 1` for measures around it with high fitness.
+    """Propose a sample for what is asked for, and `count - 1` for measures around it with high fitness.
 
     Samples for one condition behave alike, so that where one falls in the state an episode is in, often all of them do.
     Some of those that ask for a little more or less go on, and fit ones more often. The first candidate is that of

@@ -197,7 +197,7 @@ class Sequencing:
                 key = context.key_for("sequencing")
                 return over_chunks(program, rows, key, size=size, mesh=mesh, done=done, numbers=numbers)
 
-        return context.keep(self, name, compute, BLANK)
+        return context.cached(self, name, compute, BLANK)
 
     def _sentences(self, context: Context, elites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Describe elites `[S, K]`, each in a sentence of its own.

@@ -57,7 +57,7 @@ class Steadiness:
                 name, whose = f"steadiness_elites_{number + 1}", f"{title}, elites"
                 elites.append(context.evaluate(self, name, whose, context.archive.policies, elite_key).score)
             how = {"title": f"{title}, generated", "progress": context.hooks.progress}
-            found = context.keep(
+            found = context.cached(
                 self,
                 f"steadiness_generated_{number + 1}",
                 lambda: player.over(generate, requests, generated_key, **how),  # noqa: B023
