@@ -30,13 +30,13 @@ def test_requests_by_hand():
     """The first target, in all ways; it is the first measure that is asked for alone."""
     requests = build_requests(TARGETS)
     assert (ASKED, COMPOSED) == (("joint", "free"), ("and", "part", "not"))
-    np.testing.assert_array_equal(requests.asked["measures"][[0, 2]], [[0.25, 0.75], [0.25, NAN]])
+    np.testing.assert_array_equal(requests.single["measures"][[0, 2]], [[0.25, 0.75], [0.25, NAN]])
     np.testing.assert_array_equal(requests.composed["measures"][[0, 2, 4]], [[[0.25, NAN], [NAN, 0.75]]] * 3)
     np.testing.assert_array_equal(requests.composed["scales"][[0, 2, 4]], [[1, 1], [1, 0], [1, -1]])
-    np.testing.assert_array_equal(requests.asked["pair"], [0, 1] * 2)
+    np.testing.assert_array_equal(requests.single["pair"], [0, 1] * 2)
     np.testing.assert_array_equal(requests.composed["pair"], [0, 1] * 3)
     # The second target's turn: its second measure alone.
-    np.testing.assert_array_equal(requests.asked["measures"][3], [NAN, 1.0])
+    np.testing.assert_array_equal(requests.single["measures"][3], [NAN, 1.0])
     np.testing.assert_array_equal(requests.composed["scales"][[3, 5]], [[0, 1], [-1, 1]])
 
 

@@ -194,17 +194,17 @@ class PolicyGenerator:
         A latent that diffusion draws is decoded with the measures that were asked for; arguments as in `sample`.
         """
         free_key, draw_key, bank_key = jax.random.split(key, 3)
-        asked = condition
+        full = condition
         if impute and self.autoencoder.octaves:
-            # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
-            # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
+            # p(latent, free | target) = p(free | target) p(latent | free, target). The denoiser answers complete
+            # requests best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
             _, measures, _ = self.sample_latent(
                 free_key, condition, guidance=guidance, steps=steps, method=method, impute=False, verified=False
             )
-            asked = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
+            full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        drawn = self._draw(draw_key, asked, condition, denoise, steps, method)
+        drawn = self._draw(draw_key, full, condition, denoise, steps, method)
         if verified and self.bank is None:
             raise UserError(
                 "this model has no verified draws; sample with verified=False, or distil with verify.rows > 0"
@@ -387,8 +387,8 @@ class PolicyGenerator:
         batch = jax_export.symbolic_shape("b")[0]
 
         def generate(keys: Array, measures: Array) -> Params:
-            def one(key: Array, wanted: Array) -> Params:
-                condition = make_condition(self.grid.scaled(wanted), words=self.words)
+            def one(key: Array, target: Array) -> Params:
+                condition = make_condition(self.grid.scaled(target), words=self.words)
                 return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition)[:2])
 
             return jax.vmap(one)(keys, measures)

@@ -52,14 +52,14 @@ def make_condition(
     known = ~jnp.isnan(measures)
     rank = jnp.asarray(jnp.nan if quality is None else quality, jnp.float32)
     ranked = ~jnp.isnan(rank)
-    said = jnp.full(words, jnp.nan) if text is None else text
-    spoken = ~jnp.isnan(said).any() & (text is not None)
+    values = jnp.full(words, jnp.nan) if text is None else text
+    spoken = ~jnp.isnan(values).any() & (text is not None)
     return Condition(
         jnp.where(known, measures, 0.0),
         known.astype(jnp.float32),
         jnp.where(ranked, rank, 0.0),
         ranked.astype(jnp.float32),
-        jnp.where(spoken, said, 0.0),
+        jnp.where(spoken, values, 0.0),
         spoken.astype(jnp.float32),
     )
 

@@ -173,6 +173,6 @@ def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[
 
     def composed(x: Array, t: Array, condition: Condition) -> Array:
         base = denoise(x, t, unconditional(conditions[0]))
-        return base + sum(scales[k] * (denoise(x, t, asked) - base) for k, asked in enumerate(conditions))
+        return base + sum(scales[k] * (denoise(x, t, one) - base) for k, one in enumerate(conditions))
 
     return composed

@@ -43,7 +43,7 @@ def image_shape(config: AutoencoderConfig) -> tuple[int, int, int]:
 
 
 def split_image(config: AutoencoderConfig, painted: Array, condition: Condition) -> tuple[Array, Array]:
-    """Return the latent `[h, w, c]` and the measures `[M]` in [0, 1] of an image; asked ones are as they were asked."""
+    """Return the latent `[h, w, c]` and the measures `[M]` in [0, 1] of an image; those of the condition are kept."""
     if not config.octaves:
         return painted, condition.measures
     latent, found = read_image(painted, condition.measures.shape[0])

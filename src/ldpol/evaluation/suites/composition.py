@@ -56,7 +56,7 @@ class Composition:
         requests = build_requests(np.asarray(reference.measures))
         scores = {}
         for name, ways, sample, rows in (
-            ("composition_asked", ASKED, _joint, requests.asked),
+            ("composition_asked", ASKED, _joint, requests.single),
             ("composition", COMPOSED, _composed, requests.composed),
         ):
             title = f"compositions ({', '.join(ways)})"
@@ -110,14 +110,14 @@ class Requests(NamedTuple):
     """What to ask for, one row a policy.
 
     Attributes:
-      asked: `measures [2 N, M]` for `PolicyGenerator.sample`; NaN leaves a measure free.
+      single: `measures [2 N, M]` for `PolicyGenerator.sample`; NaN leaves a measure free.
       composed: `measures [3 N, M, M]` and `scales [3 N, M]` for `PolicyGenerator.sample_composed`.
 
     Both also hold `pair`, int32: rows of one number ask for the same measures in another way, and share their random
     numbers.
     """
 
-    asked: dict[str, np.ndarray]
+    single: dict[str, np.ndarray]
     composed: dict[str, np.ndarray]
 
 
@@ -148,11 +148,11 @@ def build_requests(targets: np.ndarray) -> Requests:
     alone[rows, which] = 1.0
     unlike = alone.copy()
     unlike[rows, (which + 1) % width] = -1.0
-    asked = np.concatenate([targets, np.where(alone > 0, targets, np.nan)]).astype(np.float32)
+    measures = np.concatenate([targets, np.where(alone > 0, targets, np.nan)]).astype(np.float32)
     scales = np.concatenate([np.ones_like(alone), alone, unlike])
     pair = lambda ways: np.tile(rows, len(ways)).astype(np.int32)  # noqa: E731
     return Requests(
-        {"measures": asked, "pair": pair(ASKED)},
+        {"measures": measures, "pair": pair(ASKED)},
         {"measures": np.tile(parts, (len(COMPOSED), 1, 1)), "scales": scales, "pair": pair(COMPOSED)},
     )
 
@@ -186,11 +186,11 @@ def composition_metrics(
     result["mem_difference"] = paired(_miss(scores["and"], reference), _miss(scores["joint"], reference))
     which = named(*reference.measures.shape)
     avoided = (which + 1) % reference.measures.shape[1]
-    away, without = (_error(scores[way], reference, avoided) for way in ("not", "part"))
+    error, without = (_error(scores[way], reference, avoided) for way in ("not", "part"))
     result["not"] = {
-        "away": float(away.mean()),
+        "away": float(error.mean()),
         "away_without": float(without.mean()),
-        "difference": paired(away, without),
+        "difference": paired(error, without),
         "error": float(_error(scores["not"], reference, which).mean()),
         "error_without": float(_error(scores["part"], reference, which).mean()),
         "reward_ratio": float(scores["not"].fitness.mean() / reference.fitness.mean()),

@@ -46,10 +46,10 @@ class HeldOutRegion:
         if not len(targets) or not len(originals.fitness):
             context.without(self.name, "training held no box with elites out (train.held_out.low and high)")
             return Result({"held_out_region": {}})
-        asked = np.repeat(targets, self.draws, 0)
+        repeated = np.repeat(targets, self.draws, 0)
         title = "the held-out box"
         generated = context.sample(
-            self, "held_out_region", title, sample_measures, asked, context.key_for("held out region/generated")
+            self, "held_out_region", title, sample_measures, repeated, context.key_for("held out region/generated")
         ).score
         # Neighbours among what training saw: the generator knows the random held-out elites no more than the box.
         rows = np.flatnonzero(kind == TRAINED)
@@ -126,9 +126,9 @@ def held_out_region_metrics(
       target), their paired `mem_difference` with its interval over cells, `reward_ratio` and `reward_ratio_nearest`
       (mean fitness over that of the originals), `reached_by_originals` (in one try each) and how many `originals`.
     """
-    asked = np.repeat(targets, draws, 0)
-    away = [np.linalg.norm(np.asarray(score.measures) - asked, axis=-1) for score in (generated, neighbours)]
-    ratios = [Ratio(part.reshape(-1, draws).sum(1), np.full(len(targets), draws)) for part in away]
+    repeated = np.repeat(targets, draws, 0)
+    errors = [np.linalg.norm(np.asarray(score.measures) - repeated, axis=-1) for score in (generated, neighbours)]
+    ratios = [Ratio(part.reshape(-1, draws).sum(1), np.full(len(targets), draws)) for part in errors]
     worth = float(np.mean(originals.fitness))
     return {
         "cells": len(targets),
@@ -137,8 +137,8 @@ def held_out_region_metrics(
         "reached_by_originals": reached(grid, targets, np.asarray(originals.measures)),
         "originals": len(originals.fitness),
         "draws": draws,
-        "mem": float(away[0].mean()),
-        "mem_nearest": float(away[1].mean()),
+        "mem": float(errors[0].mean()),
+        "mem_nearest": float(errors[1].mean()),
         "mem_difference": difference(ratios[0], ratios[1]).as_json(),
         "reward_ratio": float(np.mean(generated.fitness) / worth),
         "reward_ratio_nearest": float(np.mean(neighbours.fitness) / worth),
