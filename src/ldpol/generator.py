@@ -233,7 +233,7 @@ class PolicyGenerator:
         """Draw the parameters of one policy that behaves as asked. Pure: jit, vmap and grad it.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           measures: `[M]` in task units; NaN leaves a measure free; None all of them.
           quality: `[]` which quantile of the archive's fitness; NaN or None leaves it free.
           text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
@@ -266,7 +266,7 @@ class PolicyGenerator:
         return self.decode(latent, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
-        """Read sentences, on the host: what `sample` takes as `text`, one row a sentence.
+        """Read sentences, on the host: what `sample` takes as `text`, one row per sentence.
 
         Args:
           texts: n sentences.
@@ -290,7 +290,7 @@ class PolicyGenerator:
         """Draw the parameters of one policy that behaves as a sentence says; not to be jitted, see `read`.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           text: such as "hop on the left leg, fast".
           measures: `[M]` in task units to ask for beside it.
           encoder: as in `read`.
@@ -317,14 +317,14 @@ class PolicyGenerator:
         the others the denoiser makes up beside the latent, also where two conditions pull one measure both ways.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
           scales: `[K]` their strengths.
           steps: integration steps.
           method: `ddim`, `heun` or `ancestral`.
 
         Raises:
-          ValueError: if measures have the wrong shape, there is not one scale a condition, or, outside of jit,
+          ValueError: if measures have the wrong shape, there is not one scale per condition, or, outside of jit,
             measures lie outside their bounds.
         """
         measures, scales = jnp.asarray(measures, jnp.float32), jnp.asarray(scales, jnp.float32)

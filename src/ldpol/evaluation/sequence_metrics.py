@@ -43,17 +43,17 @@ def sequence_ratios(
     """
     segments = score.segments
     measures, lived, survived = np.asarray(segments.measures), np.asarray(segments.lived), np.asarray(segments.survived)
-    targets = np.asarray(targets, np.float32)
-    if measures.ndim != 4 or targets.shape != (measures.shape[0], *measures.shape[2:]):
+    target = np.asarray(targets, np.float32)
+    if measures.ndim != 4 or target.shape != (measures.shape[0], *measures.shape[2:]):
         raise UserError(
             f"scores of {measures.shape[:-1]} (sequences, episodes, segments) do not fit targets of shape "
-            f"{targets.shape}; expected targets [S, K, M] of the same sequences"
+            f"{target.shape}; expected targets [S, K, M] of the same sequences"
         )
     full = steps * measures.shape[2]
     reached = lived > 0
-    counted = np.broadcast_to(np.isfinite(targets).max(-1)[:, None], reached.shape)
+    counted = np.broadcast_to(np.isfinite(target).max(-1)[:, None], reached.shape)
     measured = counted & ~np.isnan(measures).any(-1)
-    error = np.where(np.isnan(targets)[:, None] | np.isnan(measures), 0.0, measures - targets[:, None])
+    error = np.where(np.isnan(target)[:, None] | np.isnan(measures), 0.0, measures - target[:, None])
     distance = np.where(measured, np.linalg.norm(error, axis=-1), 0.0)
     hit = measured & survived & (distance < within)
     return {
@@ -65,7 +65,7 @@ def sequence_ratios(
         "hits": Ratio(hit.sum((1, 2)), counted.sum((1, 2))),
         "reached": _mean(reached),
         "segment_survival": Ratio(survived.sum(1), reached.sum(1)),
-        "transitions": _transitions(targets, reached, survived, areas),
+        "transitions": _transitions(target, reached, survived, areas),
         "look_ahead": _mean(np.asarray(score.look_ahead)),
     }
 

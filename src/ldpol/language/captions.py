@@ -32,7 +32,7 @@ class Caption(NamedTuple):
 
     Attributes:
       text: the sentence.
-      claims: at most one a trait: where several were made, all hold.
+      claims: at most one per trait: where several were made, all hold.
       base_claims: the distinct claims of its words, as the grammar makes them, before they are merged.
     """
 
@@ -192,7 +192,7 @@ def _list(parts: Sequence[str]) -> str:
 
 
 def merge(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """Return one claim a trait: where several were made, all hold. Contradictions leave an empty interval."""
+    """Return one claim per trait: where several were made, all hold. Contradictions leave an empty interval."""
     merged: dict[str, Claim] = {}
     for claim in claims:
         before = merged.get(claim.trait, claim)

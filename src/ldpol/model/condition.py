@@ -41,7 +41,7 @@ class Condition:
 def make_condition(
     measures: Array, quality: Array | float | None = None, text: Array | None = None, *, words: int = 0
 ) -> Condition:
-    """Turn wishes into a condition.
+    """Make a condition.
 
     Args:
       measures: `[M]` in [0, 1]; NaN leaves a measure free.
@@ -75,7 +75,7 @@ def unconditional(condition: Condition) -> Condition:
 
 
 def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Condition:
-    """Return the one condition that asks for each measure that exactly one of several asks for.
+    """Merge conditions into one that asks for each measure that exactly one of them asks for.
 
     Args:
       conditions: K of them.
@@ -92,7 +92,7 @@ def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Conditio
 
 
 class Drop(NamedTuple):
-    """How training leaves wishes free, so that any subset of them can be asked for later.
+    """How often training leaves parts of a condition free, so that any subset of them can be asked for later.
 
     Attributes:
       everything: probability of dropping all measures at once.
@@ -110,7 +110,7 @@ class Drop(NamedTuple):
 
 
 def drop(key: Key, condition: Condition, how: Drop) -> Condition:
-    """Leave wishes free at random, as training does.
+    """Leave parts of a condition free at random, as training does.
 
     Args:
       key: decides what is dropped.
@@ -157,7 +157,7 @@ def joint_features(values: Array, octaves: int, count: int) -> Array:
 class ConditionEmbedding(nn.Module):
     """Condition to vector `[width]`: tokens summed, then mixed.
 
-    One token a measure, and one for all measures together that is there when none is free; with `commands`, one for
+    One token per measure, and one for all measures together where none is free; with `commands`, one for
     the rank of fitness and one for text. Whatever is absent is replaced by a learned null token.
 
     Attributes:

@@ -166,7 +166,7 @@ def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[
     """
     count = len(scales) if isinstance(scales, Sequence) else scales.shape[0]
     if not conditions or len(conditions) != count:
-        raise UserError(f"compose needs one scale a condition and at least one, found {len(conditions)} and {count}")
+        raise UserError(f"compose needs one scale per condition and at least one, found {len(conditions)} and {count}")
     if count == 1:
         alone = guide(denoise, scales[0])
         return lambda x, t, condition: alone(x, t, conditions[0])

@@ -233,11 +233,11 @@ def play_sequences(
       apply: `(params, observation [O]) -> action [A]`.
       choose: finds the policy of a segment.
       requests: S sequences of K requests: leading axes `[S, K]` on every leaf.
-      keys: `[S]`, one a sequence; its episodes fold in 0 ... E - 1, so that methods that are given the same keys
+      keys: `[S]`, one per sequence; episode e uses fold_in(key, e), so that methods with the same keys
         start every episode alike and can be compared pair by pair.
       episodes: E.
       settle: steps after a switch in which measures do not count yet.
-      lanes: episodes a device plays side by side. A choice among n candidates plays n times as many.
+      lanes: episodes that run side by side on each device. A choice among n candidates plays n times as many.
       mesh: a mesh with one axis, `policies`; None runs on one device. S must be a multiple of its size.
       play: plays one episode: `play_sequence` or `trace_sequence`.
 
@@ -250,7 +250,7 @@ def play_sequences(
     count = keys.shape[0]
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(requests)}
     if leading != {count}:
-        raise UserError(f"{count} keys for sequences with leading axes {sorted(leading)}; give one a sequence")
+        raise UserError(f"{count} keys for sequences with leading axes {sorted(leading)}; give one per sequence")
     if min(episodes, lanes) < 1:
         raise UserError(f"episodes and lanes must be at least 1, found {episodes} and {lanes}")
 

@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid over M measures: cells a side `shape` [M], bounds `low` [M] and `high` [M], `names` [M]."""
+    """A regular grid over M measures: cells per side `shape` [M], bounds `low` [M] and `high` [M], `names` [M]."""
 
     shape: tuple[int, ...]
     low: Floats

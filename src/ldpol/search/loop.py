@@ -94,7 +94,7 @@ def make_search(
       shape: architecture of the policies.
       grid: the measure grid.
       emitter: proposes `emitter.batch_size` policies an iteration, also for an empty repertoire.
-      episodes: episodes a policy plays; it enters with their mean.
+      episodes: episodes per policy; it enters with their mean.
       trained: environment steps the emitter has lived by itself, read off its state.
       refine: takes the scores `[B, E]` of a batch and looks again, before anything enters; None takes their means.
       rollouts: lanes and block length.

@@ -107,7 +107,7 @@ def _composed(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Pa
 
 
 class Requests(NamedTuple):
-    """What to ask for, one row a policy.
+    """What to ask for, one row per policy.
 
     Attributes:
       single: `measures [2 N, M]` for `PolicyGenerator.sample`; NaN leaves a measure free.
@@ -133,7 +133,7 @@ def build_requests(targets: np.ndarray) -> Requests:
       targets: `[N, M]` in task units, M at least 2.
 
     Returns:
-      N rows a way, in the order of `ASKED` and `COMPOSED`.
+      N rows per way, in the order of `ASKED` and `COMPOSED`.
 
     Raises:
       ValueError: if there are fewer than two measures: nothing to compose.
@@ -158,7 +158,7 @@ def build_requests(targets: np.ndarray) -> Requests:
 
 
 def by_way(ways: tuple[str, ...], score: Score) -> dict[str, Score]:
-    """Split scores of as many rows a way by the way of asking."""
+    """Split scores of as many rows per way by the way of asking."""
     split = lambda leaf: np.split(np.asarray(leaf), len(ways))  # noqa: E731
     return {way: jax.tree.map(lambda leaf: split(leaf)[i], score) for i, way in enumerate(ways)}  # noqa: B023
 
