@@ -333,7 +333,7 @@ def test_composition_of_one_condition_is_guidance(scale):
 
 def test_composition_of_nothing_or_without_scale():
     for asked, scales in (([], []), ([null_condition(2)], [1.0, 2.0]), ([null_condition(2)] * 2, jnp.ones(3))):
-        with pytest.raises(ValueError, match="one scale a condition"):
+        with pytest.raises(ValueError, match="one scale per condition"):
             compose(conditional, asked, scales)
 
 

@@ -183,7 +183,7 @@ def composition_metrics(
     for way in ("joint", "and"):
         whole = compare(grid, reference, scores[way], offset)
         result[way] = {name: whole[name] for name in SHOWN}
-    result["mem_difference"] = paired(_miss(scores["and"], reference), _miss(scores["joint"], reference))
+    result["mem_difference"] = paired(_errors(scores["and"], reference), _errors(scores["joint"], reference))
     which = named(*reference.measures.shape)
     avoided = (which + 1) % reference.measures.shape[1]
     error, without = (_error(scores[way], reference, avoided) for way in ("not", "part"))
@@ -217,11 +217,12 @@ def free_metrics(reference: Score, scores: dict[str, Score]) -> dict[str, Any]:
     }
 
 
-def _miss(score: Score, reference: Score) -> np.ndarray:
+def _errors(score: Score, reference: Score) -> np.ndarray:
+    """Distances `[N]` over all measures."""
     return np.linalg.norm(np.asarray(score.measures) - np.asarray(reference.measures), axis=-1)
 
 
 def _error(score: Score, reference: Score, which: np.ndarray) -> np.ndarray:
-    """Absolute error `[N]` of one measure a row."""
+    """Absolute error `[N]` of one measure per row."""
     rows = np.arange(len(which))
     return np.abs(np.asarray(score.measures)[rows, which] - np.asarray(reference.measures)[rows, which])
