@@ -306,6 +306,16 @@ def test_a_write_that_fails_anywhere_leaves_the_old(tmp_path, monkeypatch, when,
     assert number_of(path) == 3
 
 
+def test_a_first_write_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(tmp_path / "new" / "deep" / "thing", 1)
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_a_killed_writer_left_is_removed_and_a_live_one_left_alone(tmp_path):
     (tmp_path / ".thing.0123abcd.partial").write_text("half")
     (tmp_path / ".other.0123abcd.partial").write_text("half")
@@ -373,6 +383,33 @@ def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
     with storage.lock(tmp_path / "locked" / ".lock", "the folder"):
         pass  # nothing to keep others from
     assert os.listdir(tmp_path / "locked") == []
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_what_may_not_be_read(tmp_path, monkeypatch, folder):
+    """As root, everything may be: so the system's answer is made up, to opening or already to looking."""
+    path = tmp_path / "thing"
+    storage.write_json(path, {"n": 1})
+
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists" if folder else "open", refuse)
+    reads = [lambda path: storage.load(path, kind="thing"), storage.fingerprint, storage.read_json]
+    for read in reads if folder else [*reads, storage.digest]:
+        with pytest.raises(PermissionError, match=f"^could not read {path}: Permission denied; choose another place"):
+            read(path)
+
+
+def test_a_save_that_fails_lets_its_process_end(tmp_path):
+    """No thread is left that waits for something."""
+    (tmp_path / "file").write_text("mine")
+    code = "import sys, numpy, ldpol.storage as s; s.save(sys.argv[1], {'a': numpy.ones(3)}, kind='thing')"
+    line = [sys.executable, "-c", code, str(tmp_path / "file" / "thing")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    said = f"NotADirectoryError: could not write {tmp_path / 'file' / 'thing'}: it is a file, expected a folder"
+    assert done.stderr.splitlines()[-1].startswith(said)
 
 
 def test_a_check_leaves_nothing_and_changes_nothing(tmp_path):

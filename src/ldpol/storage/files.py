@@ -40,22 +40,26 @@ def write_bytes(path: Path | str, content: bytes | bytearray) -> None:
 
     Raises:
       OSError: if it cannot be written, or a folder, device or the like is at `path`; what was there stays, and
-        nothing is left beside it.
+        nothing is left beside it, and no folder that was made for it.
     """
     path = Path(path)
     with explained("write", path):
         _check_target(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        partial, stream = _open_partial(path)
+        made = make_folder(path.parent)
         try:
-            with stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(partial, path)
+            _sweep(path)
+            partial, stream = _open_partial(path)
+            try:
+                with stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         except BaseException:
-            partial.unlink(missing_ok=True)
+            remove_empty(made)
             raise
         _sync_folder(path.parent)
 
