@@ -611,6 +611,17 @@ def test_a_folder_that_is_removed_before_the_lock_file_is_made(tmp_path, monkeyp
     assert os.listdir(tmp_path) == []
 
 
+def test_a_lock_file_that_the_user_removed(tmp_path):
+    """The command that held it does not take away that of the next one."""
+    first = held(tmp_path / ".lock")
+    (tmp_path / ".lock").unlink()
+    second = held(tmp_path / ".lock")
+    first.close()
+    refused(tmp_path / ".lock")
+    second.close()
+    assert os.listdir(tmp_path) == []
+
+
 def test_folders_of_a_refused_command_are_removed_by_the_one_that_was_faster(tmp_path, monkeypatch):
     """One makes the folders, another one locks first: neither would remove what is not its own."""
     file, stack = tmp_path / "deep" / "run" / ".lock", contextlib.ExitStack()
