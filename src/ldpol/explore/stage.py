@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ldpol import archive as archives
 from ldpol import generator_file, precision, sample, storage
 from ldpol.archive import Archive
 from ldpol.errors import UserError
-from ldpol.explore import programs
+from ldpol.explore import elsewhere, programs
 from ldpol.explore.programs import Asked
 from ldpol.explore.requests import DRAWS, Limits, Wish, free
 from ldpol.explore.source import Source, plain_arrays
@@ -56,7 +55,7 @@ class Stage:
         say("reading the model" if source.model else "reading the archive")
         self.source = source
         self.model = None if source.model is None else generator_file.load(source.model)
-        archive = None if source.archive is None else archives.load(source.archive)
+        archive = None if source.archive is None else elsewhere.load(source.archive, source.stated)
         known: Any = archive if self.model is None else self.model
         say(f"starting the physics of {known.task}")
         self.task: Task = sample.make_task(known)

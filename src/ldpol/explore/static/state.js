@@ -93,10 +93,10 @@ const State = (() => {
     const { wish, seed, guidance, steps, verified } = answer.request, one = answer.films[state.which] || answer.films[0];
     const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.evaluate(task, ${apply}, policies, keys, episodes=10))\n`
       + `score = evaluate(${what}, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
-    if (facts.archive) {
-      return `import jax\n\nfrom ldpol import archive, rollout\nfrom ldpol.sample import make_task\n\n`
-        + `elites = archive.load(${quoted(facts.archive)})\npolicies = archive.take(elites, [${one.row ?? 0}]).policies\n\n`
-        + `task = make_task(elites)\n${evaluate("elites.network.apply", "policies")}`;
+    if (facts.opening) {
+      return `import jax\n\nimport ldpol\nfrom ldpol import rollout\n\n${facts.opening}\n`
+        + `policies = ldpol.archive.take(elites, [${one.row ?? 0}]).policies\n\n`
+        + evaluate("elites.network.apply", "policies");
     }
     const measures = wish.measures.some(value => value !== null)
       ? `jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])` : "None";
