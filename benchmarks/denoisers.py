@@ -24,7 +24,7 @@ from ldpol.distillation.config import SMALL_UNET, DiffusionLoss, LanguageConfig,
 from ldpol.distillation.denoiser import diffusion_step
 from ldpol.distillation.targets import LatentDataset, Spread, latent_dataset, posterior_mean
 from ldpol.hooks import Hooks
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.denoiser import make_network
 from ldpol.model.diffusion import add_noise, make_schedule, precondition
 from ldpol.player import make_player
@@ -81,8 +81,10 @@ def distance(network: Any, loss: DiffusionLoss, bank: LatentDataset, params: PyT
         clean = bank.mean[row] + bank.deviation * jax.random.normal(clean_key, bank.deviation.shape)
         asked = bank.measures[row] + loss.noise * jax.random.normal(label_key, bank.measures[row].shape)
         noisy = add_noise(schedule, clean, level, jax.random.normal(noise_key, clean.shape))
-        perfect = posterior_mean(schedule, bank, Spread(loss.noise, loss.quality_noise), noisy, level, ask(asked))
-        return jnp.mean((denoise(noisy, level, ask(asked)) - perfect) ** 2)
+        perfect = posterior_mean(
+            schedule, bank, Spread(loss.noise, loss.quality_noise), noisy, level, make_condition(asked)
+        )
+        return jnp.mean((denoise(noisy, level, make_condition(asked)) - perfect) ** 2)
 
     one = lambda level, key: jax.lax.map(partial(error, level), jax.random.split(key, TRIALS), batch_size=512).mean()  # noqa: E731
     return jnp.sqrt(jax.lax.map(lambda both: one(*both), (levels, jax.random.split(key, 10)))), levels
@@ -109,7 +111,9 @@ def main() -> None:
         measure = jax.jit(partial(distance, network, loss, bank))
         for seed in range(options.seeds):
             init_key, train_key, test_key = jax.random.split(jax.random.key(seed), 3)
-            params = jax.jit(network.init)(init_key, bank.mean[0], jnp.zeros(()), ask(bank.measures[0]))["params"]
+            params = jax.jit(network.init)(init_key, bank.mean[0], jnp.zeros(()), make_condition(bank.measures[0]))[
+                "params"
+            ]
             state = jax.tree.map(jnp.copy, start_state(optimiser, params))
             state, metrics = loop(state, train_key)  # compiles
             jax.block_until_ready(state)

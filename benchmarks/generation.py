@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ldpol.archive import Grid
 from ldpol.distillation import DistillConfig
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import Scaling, image_shape
@@ -34,7 +34,7 @@ def random_generator(task: str, shape: MLP, key: Key) -> PolicyGenerator:
     train = DistillConfig()
     autoencoder, network = train.autoencoder.architecture, train.denoiser.architecture
     decoder_key, denoiser_key, latent_key = jax.random.split(key, 3)
-    condition = ask(jnp.full(MEASURES, 0.5))
+    condition = make_condition(jnp.full(MEASURES, 0.5))
     latent, image = jax.random.normal(latent_key, autoencoder.latent), image_shape(autoencoder)
     decoder = Decoder(shape, autoencoder).init(decoder_key, latent, condition)["params"]
     denoiser = make_network(network, image).init(denoiser_key, jnp.zeros(image), jnp.ones(()), condition)["params"]
@@ -59,14 +59,14 @@ def random_generator(task: str, shape: MLP, key: Key) -> PolicyGenerator:
 
 def generate(generator: PolicyGenerator, keys: Key, measures: Array, **options: Any) -> Params:
     """Draw one policy a row, for requests that leave nothing free."""
-    return jax.vmap(partial(generator.sample, **{"complete": False} | options))(keys, measures)
+    return jax.vmap(partial(generator.sample, **{"impute": False} | options))(keys, measures)
 
 
 def latents_only(generator: PolicyGenerator, keys: Key, measures: Array) -> Array:
     """Run the sampler without the decoder."""
 
     def one(key: Key, wanted: Array) -> Array:
-        return generator.sample_latent(key, generator.condition(wanted), complete=False)[0]
+        return generator.sample_latent(key, generator.condition(wanted), impute=False)[0]
 
     return jax.vmap(one)(keys, measures)
 
@@ -120,7 +120,7 @@ def study(
             function = partial(generate, steps=steps, method=method)
             programs[kept, steps, method] = program(function, generator, *given[kept][:2])
     keys, measures, latents = given[kept]
-    completing = partial(generate, complete=True)
+    completing = partial(generate, impute=True)
     parts = {
         "whole, free measures drawn first": (
             program(completing, generator, keys, measures),

@@ -14,7 +14,7 @@ from ldpol import archive as archives
 from ldpol import session
 from ldpol.evaluation.metrics import summarise
 from ldpol.networks import MLP
-from ldpol.rollout import evaluate, over_chunks, policy_mesh
+from ldpol.rollout import over_chunks, policy_mesh, rollout_batch
 from ldpol.search.archive_search import SearchConfig
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.tasks import make_task
@@ -39,7 +39,7 @@ def main() -> None:
         "verified": (quiet, MapElitesConfig(verify=256, verify_episodes=2)),
     }
     again = jax.jit(
-        lambda policies, keys: evaluate(noisy, shape.apply, policies, keys, episodes=options.episodes, mesh=mesh)
+        lambda policies, keys: rollout_batch(noisy, shape.apply, policies, keys, episodes=options.episodes, mesh=mesh)
     )
     rows = []
     for way, (task, config) in ways.items():

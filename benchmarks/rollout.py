@@ -2,7 +2,7 @@
 
 Programs over the same policies and episode length take turns, all of them split over all devices unless they say so:
 
-  ldpol          `ldpol.rollout.evaluate` with its defaults: on a CPU, lanes last
+  ldpol          `ldpol.rollout.rollout_batch` with its defaults: on a CPU, lanes last
   ldpol, vmap    the same queue with lanes first, 64 of them
   qdax, sharded  QDax's own scorer (`scoring_function_brax_envs`): a vmap over 256 policies of a scan that stores every
                  transition, the policies split over all devices by hand
@@ -26,7 +26,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ldpol.lanes import lanes_last
 from ldpol.networks import MLP
-from ldpol.rollout import RolloutConfig, copied_to, evaluate, policy_mesh, split_over
+from ldpol.rollout import RolloutConfig, copied_to, policy_mesh, rollout_batch, split_over
 from ldpol.tasks import SPECS, Task, TaskState, make_task
 from ldpol.types import Array, Key, Params, PyTree, Score
 
@@ -54,7 +54,7 @@ def with_falls(task: Task, falls: Array) -> Task:
 
 def ours(task: Task, shape: MLP, config: RolloutConfig, mesh: Mesh, falls: Array, policies: Params, keys: Key) -> Score:
     """Play one episode of each policy as the library does."""
-    return evaluate(with_falls(task, falls), shape.apply, policies, keys, config=config, mesh=mesh)
+    return rollout_batch(with_falls(task, falls), shape.apply, policies, keys, config=config, mesh=mesh)
 
 
 def qdax_score(task: Task, shape: MLP, policies: Params, key: Key) -> PyTree:

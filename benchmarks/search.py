@@ -35,7 +35,7 @@ from ldpol.evaluation.intervals import show as plus_minus
 from ldpol.evaluation.metrics import summarise
 from ldpol.networks import MLP
 from ldpol.report import canvas, figures
-from ldpol.rollout import copied_to, evaluate, over_chunks, policy_mesh, split_over
+from ldpol.rollout import copied_to, over_chunks, policy_mesh, rollout_batch, split_over
 from ldpol.search import ppo
 from ldpol.search.archive_search import SEARCHES, SearchConfig, make_search
 from ldpol.search.loop import SearchState
@@ -146,7 +146,7 @@ def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, A
 
 def play_again(task: Task, shape: MLP, episodes: int, mesh: Mesh, policies: Any, keys: Array) -> Any:
     """Play fresh noisy episodes of some policies."""
-    return evaluate(task, shape.apply, policies, keys, episodes=episodes, mesh=mesh)
+    return rollout_batch(task, shape.apply, policies, keys, episodes=episodes, mesh=mesh)
 
 
 def learned_steps(search: str, state: SearchState) -> float:

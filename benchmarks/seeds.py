@@ -24,7 +24,7 @@ SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_covera
 
 
 SUITES = (
-    *("guidance", "composition", "free", "language", "quality", "sequencing", "cutout", "steadiness"),
+    *("guidance", "composition", "free", "language", "quality", "sequencing", "held_out_region", "steadiness"),
     "suite_seconds",
 )
 WAYS = ("generated", "nearest_elite", "lookahead")
@@ -108,7 +108,7 @@ def suites_markdown(suites: dict[str, Any]) -> str:
         names = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem")
         rows = [(f"{row['episodes']['mean']:g}", [row[name] for name in names]) for row in steadiness["rows"]]
         lines += table(("episodes", "reward", "coverage", "QD score", "MEM"), rows)
-    for name in ("composition", "free", "cutout", "steadiness", "suite_seconds"):
+    for name in ("composition", "free", "held_out_region", "steadiness", "suite_seconds"):
         flat = {key: value for key, value in suites.get(name, {}).items() if "mean" in value}
         lines += [f"{name}, {key}: {show(value)}" for key, value in flat.items()]
     for name, part in suites.get("composition", {}).items():

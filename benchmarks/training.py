@@ -25,7 +25,7 @@ from ldpol.distillation.denoiser import diffusion_step
 from ldpol.distillation.encoder import Posterior, neighbourhoods
 from ldpol.distillation.targets import LatentDataset, latent_dataset
 from ldpol.model import denoiser
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.denoiser import Convolution, make_network
 from ldpol.model.image import image_shape
 from ldpol.networks import MLP
@@ -101,7 +101,7 @@ def denoiser_loop(train: Any, data: Dataset, mesh: Mesh, steps: int, **change: A
     posterior, rank = Posterior(mean, jnp.full_like(mean, 0.1)), np.arange(count)
     how = {"noise": loss.noise, "weights": data.weights, "fitness": rank}
     bank, _ = latent_dataset(built, posterior, data.measures, **how)
-    params = network.init(init_key, bank.mean[0], jnp.zeros(()), ask(data.measures[0]))["params"]
+    params = network.init(init_key, bank.mean[0], jnp.zeros(()), make_condition(data.measures[0]))["params"]
 
     def loop(state: TrainState, key: Key, bank: LatentDataset) -> tuple[TrainState, dict[str, Array]]:
         step = partial(diffusion_step, network, section, train.sampler.steps, mesh, dataset=bank)

@@ -12,7 +12,7 @@ from own_environment import ask, make_task, small
 
 import ldpol
 from ldpol.archive import to_torch
-from ldpol.rollout import evaluate
+from ldpol.rollout import rollout_batch
 from ldpol.types import mean_score
 
 
@@ -22,7 +22,7 @@ def collect(task: ldpol.Task, network: ldpol.MLP, count: int, batches: int):
 
     ranges = list(zip(task.measure_low, task.measure_high, strict=True))
     archive = GridArchive(solution_dim=network.size, dims=(12, 12), ranges=ranges, dtype=np.float32)
-    score = jax.jit(lambda p, keys: mean_score(evaluate(task, network.apply, p, keys, episodes=2)))
+    score = jax.jit(lambda p, keys: mean_score(rollout_batch(task, network.apply, p, keys, episodes=2)))
     random, solutions = np.random.default_rng(0), None
     for batch in range(batches):
         noise = random.normal(size=(count, network.size)).astype(np.float32)

@@ -14,7 +14,7 @@ from ldpol import archive as archives
 from ldpol.archive import Archive, Grid
 from ldpol.generator import PolicyGenerator
 from ldpol.language.understanding import make_tower
-from ldpol.model.condition import nothing
+from ldpol.model.condition import null_condition
 from ldpol.model.decoder import Decoder
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import Scaling, image_shape
@@ -64,11 +64,11 @@ def make_model(measures=2):
     speaks = measures == 2
     words = len(LANGUAGE.claims) if speaks else 0
     autoencoder = AUTOENCODER
-    latent, none = jnp.zeros(autoencoder.latent), nothing(measures)
+    latent, none = jnp.zeros(autoencoder.latent), null_condition(measures)
     decoder = random_weights(lambda key: Decoder(SHAPE, autoencoder).init(key, latent, none)["params"], 0)
     shape = image_shape(autoencoder)
     network = make_network(NETWORK, shape)
-    inputs = (jnp.zeros(shape), jnp.zeros(()), nothing(measures, words=words))
+    inputs = (jnp.zeros(shape), jnp.zeros(()), null_condition(measures, words=words))
     denoiser = random_weights(lambda key: network.init(key, *inputs)["params"], 10)
     reader = {}
     if speaks:

@@ -11,7 +11,7 @@ from brax.envs.base import State
 from flax import struct
 from qdax.tasks.brax import v2 as qdax_envs
 
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import Reduction, make_task, reduction, task_from_env, task_from_qdax
 
 
@@ -255,7 +255,9 @@ def test_rollouts_reduce_the_steps_lived(reduce, when):
     pushes = jnp.linspace(-0.5, 1.0, 7)[:, None]
     keys = jax.random.split(jax.random.key(5), len(pushes))
     apply = lambda push, seen: push  # noqa: E731
-    play = jax.jit(lambda pushes, keys: evaluate(task, apply, pushes, keys, config=RolloutConfig(lanes=3, block=2)))
+    play = jax.jit(
+        lambda pushes, keys: rollout_batch(task, apply, pushes, keys, config=RolloutConfig(lanes=3, block=2))
+    )
     found = play(pushes, keys)
     step = jax.jit(task.step)
     for i, push in enumerate(pushes):

@@ -13,7 +13,7 @@ from ldpol.evaluation.suites.composition import (
     composition_metrics,
     free_metrics,
 )
-from ldpol.evaluation.suites.held_out_region import box_targets, cutout_metrics, reached
+from ldpol.evaluation.suites.held_out_region import box_targets, held_out_region_metrics, reached
 from ldpol.measures import nearest
 from ldpol.types import Score
 
@@ -30,13 +30,13 @@ def test_requests_by_hand():
     """The first target, in all ways; it is the first measure that is asked for alone."""
     requests = build_requests(TARGETS)
     assert (ASKED, COMPOSED) == (("joint", "free"), ("and", "part", "not"))
-    np.testing.assert_array_equal(requests.asked["measures"][[0, 2]], [[0.25, 0.75], [0.25, NAN]])
+    np.testing.assert_array_equal(requests.single["measures"][[0, 2]], [[0.25, 0.75], [0.25, NAN]])
     np.testing.assert_array_equal(requests.composed["measures"][[0, 2, 4]], [[[0.25, NAN], [NAN, 0.75]]] * 3)
     np.testing.assert_array_equal(requests.composed["scales"][[0, 2, 4]], [[1, 1], [1, 0], [1, -1]])
-    np.testing.assert_array_equal(requests.asked["pair"], [0, 1] * 2)
+    np.testing.assert_array_equal(requests.single["pair"], [0, 1] * 2)
     np.testing.assert_array_equal(requests.composed["pair"], [0, 1] * 3)
     # The second target's turn: its second measure alone.
-    np.testing.assert_array_equal(requests.asked["measures"][3], [NAN, 1.0])
+    np.testing.assert_array_equal(requests.single["measures"][3], [NAN, 1.0])
     np.testing.assert_array_equal(requests.composed["scales"][[3, 5]], [[0, 1], [-1, 1]])
 
 
@@ -97,13 +97,13 @@ def test_box_by_hand():
     assert reached(grid, found, np.array([[0.3, 11.1], [0.49, 11.9], [0.9, 11.5]])) == 1
 
 
-def test_cutout_by_hand():
+def test_held_out_region_by_hand():
     grid = Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
     targets = np.array([[0.375, 0.375], [0.625, 0.375]], np.float32)
     originals = score([10.0, 30.0], [[0.4, 0.4], [0.1, 0.1]])
     generated = score([20.0] * 4, [[0.375, 0.375], [0.375, 0.475], [0.375, 0.375], [0.625, 0.375]])
     neighbours = score([10.0] * 4, [[0.375, 0.575]] * 2 + [[0.625, 0.575]] * 2)
-    found = cutout_metrics(grid, targets, originals, generated, neighbours, 2)
+    found = held_out_region_metrics(grid, targets, originals, generated, neighbours, 2)
     assert (found["cells"], found["reached"], found["reached_by_nearest"], found["reached_by_originals"]) == (
         2,
         2,

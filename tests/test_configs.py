@@ -10,7 +10,7 @@ from ldpol.errors import UserError
 from ldpol.experiments import configs
 from ldpol.experiments.configs import as_json, differences, load_config, restrict
 from ldpol.experiments.variants import VARIANTS
-from ldpol.model.condition import nothing
+from ldpol.model.condition import null_condition
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import image_shape
 from ldpol.search.archive_search import SEARCHES, SearchConfig
@@ -39,7 +39,7 @@ def test_every_variant_builds(task, variant):
     measures, box = len(SPECS[task].measure_names), config.train.held_out
     assert len(box.low) == len(box.high) and len(box.low) in (0, measures)
     latent, time = jax.ShapeDtypeStruct(image, "float32"), jax.ShapeDtypeStruct((), "float32")
-    jax.eval_shape(network.init, jax.random.key(0), latent, time, nothing(measures))
+    jax.eval_shape(network.init, jax.random.key(0), latent, time, null_condition(measures))
     assert as_json(config)["task"]["name"] == task
 
 
@@ -156,9 +156,11 @@ def test_a_number_becomes_a_tuple_of_one():
     assert load_config(WALKER, ["policy.hidden=32"]).policy.hidden == (32,)
 
 
-@pytest.mark.parametrize("text", ["guidance,cutout", "guidance, cutout", "('guidance', 'cutout')"])
+@pytest.mark.parametrize(
+    "text", ["guidance,held_out_region", "guidance, held_out_region", "('guidance', 'held_out_region')"]
+)
 def test_names_become_a_tuple(text):
-    assert load_config(WALKER, [f"eval.suites={text}"]).eval.suites == ("guidance", "cutout")
+    assert load_config(WALKER, [f"eval.suites={text}"]).eval.suites == ("guidance", "held_out_region")
     assert load_config(WALKER, ["eval.suites=guidance"]).eval.suites == ("guidance",)
 
 
@@ -234,7 +236,7 @@ def test_build_makes_settings_hashable():
         ("eval.guidance.samples=1", "eval.guidance.samples must be at least 2"),
         ("eval.guidance.scales=()", "eval.guidance.scales is empty"),
         ("eval.composition.conditions=0", "eval.composition.conditions must be at least 1"),
-        ("eval.cutout.draws=0", "eval.cutout.draws must be at least 1"),
+        ("eval.held_out_region.draws=0", "eval.held_out_region.draws must be at least 1"),
         ("eval.steadiness.plays=1", "eval.steadiness.plays must be at least 2"),
         ("eval.sequencing.look_ahead_episodes=3", "must be at most episodes = 2"),
         ("eval.sequencing.segments=7", "does not split into 7 equal segments"),

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from ldpol.distillation.targets import CaptionDataset, LatentDataset, Spread, posterior_mean
-from ldpol.model.condition import Condition, ask, nothing
+from ldpol.model.condition import Condition, make_condition, null_condition
 from ldpol.model.diffusion import (
     add_noise,
     compose,
@@ -42,7 +42,7 @@ def exact_flow(schedule, key, shape):
 
 
 def draw(schedule, key, shape, steps, method):
-    return sample(key, gaussian_denoiser(schedule), schedule, nothing(1), shape, steps=steps, method=method)
+    return sample(key, gaussian_denoiser(schedule), schedule, null_condition(1), shape, steps=steps, method=method)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -88,7 +88,7 @@ def test_true_target_gives_the_clean_latent(name, parametrisation, t):
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     clean, noise = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
     network = lambda x, t, c: target_of(parametrisation, alpha, sigma, clean, noise)  # noqa: E731
-    found = precondition(network, schedule, parametrisation)(alpha * clean + sigma * noise, t, nothing(2))
+    found = precondition(network, schedule, parametrisation)(alpha * clean + sigma * noise, t, null_condition(2))
     np.testing.assert_allclose(found, clean, atol=2e-5 / float(alpha))
 
 
@@ -99,7 +99,7 @@ def test_loss_weight_turns_the_error_of_x0_into_that_of_the_target(name, paramet
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     clean, noise, output = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
     denoise = precondition(lambda x, t, c: output, schedule, parametrisation)
-    of_clean = (denoise(alpha * clean + sigma * noise, t, nothing(2)) - clean) ** 2
+    of_clean = (denoise(alpha * clean + sigma * noise, t, null_condition(2)) - clean) ** 2
     of_target = (output - target_of(parametrisation, alpha, sigma, clean, noise)) ** 2
     np.testing.assert_allclose(loss_weight(schedule, parametrisation, t) * of_clean, of_target, rtol=2e-3, atol=1e-5)
 
@@ -108,7 +108,7 @@ def test_loss_weight_turns_the_error_of_x0_into_that_of_the_target(name, paramet
 def test_loss_of_the_perfect_denoiser_is_zero(name):
     clean = jax.random.normal(jax.random.key(0), (4, 4, 1))
     noisy, t = jax.random.normal(jax.random.key(1), (4, 4, 1)), jnp.asarray(0.3)
-    loss = diffusion_loss(lambda x, t, c: clean, make_schedule(name), "v", noisy, t, nothing(2), clean)
+    loss = diffusion_loss(lambda x, t, c: clean, make_schedule(name), "v", noisy, t, null_condition(2), clean)
     assert loss == 0.0
 
 
@@ -138,7 +138,7 @@ def test_posterior_mean_is_that_of_bayes_rule(name, wanted, t):
         quality=jnp.linspace(0.1, 0.9, 5),
     )
     schedule, level, x = make_schedule(name), jnp.asarray(t), jnp.full((1, 1, 1), 0.3)
-    found = posterior_mean(schedule, bank, Spread(0.1, 0.05), x, level, ask(jnp.asarray(wanted)))
+    found = posterior_mean(schedule, bank, Spread(0.1, 0.05), x, level, make_condition(jnp.asarray(wanted)))
     np.testing.assert_allclose(found.item(), by_quadrature(schedule, bank, 0.1, 0.3, level, wanted), atol=2e-3)
 
 
@@ -160,10 +160,10 @@ def test_posterior_mean_weighs_ranks_and_captions():
     schedule, level, x = make_schedule("flow"), jnp.asarray(0.4), jnp.full((1, 1, 1), 0.3)
     free = jnp.full(1, jnp.nan)
     for condition, likelihood in (
-        (ask(free, 0.6, jnp.zeros(4)), said * ranked),
-        (ask(free, None, jnp.zeros(4)), said),
-        (ask(free, 0.6, words=4), ranked),
-        (nothing(1, words=4), np.ones(5)),
+        (make_condition(free, 0.6, jnp.zeros(4)), said * ranked),
+        (make_condition(free, None, jnp.zeros(4)), said),
+        (make_condition(free, 0.6, words=4), ranked),
+        (null_condition(1, words=4), np.ones(5)),
     ):
         found = posterior_mean(schedule, bank, Spread(0.1, 0.2), x, level, condition, claims)
         expected = by_quadrature(schedule, bank, 0.1, 0.3, level, [np.nan], likelihood)
@@ -181,7 +181,7 @@ def test_posterior_mean_is_the_average_of_the_samples_it_stands_for():
     for x in (-0.8, 0.0, 0.7):
         near = np.abs(noisy - x) < 0.02
         target = posterior_mean(
-            schedule, bank, Spread(spread, 0.1), jnp.full((1, 1, 1), x), level, ask(jnp.full(1, 0.5))
+            schedule, bank, Spread(spread, 0.1), jnp.full((1, 1, 1), x), level, make_condition(jnp.full(1, 0.5))
         )
         np.testing.assert_allclose(target.item(), clean[near].mean(), atol=0.03)
 
@@ -196,7 +196,7 @@ def test_preconditioning_errors():
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 def test_preconditioning_inside_jit(name):
     def run(x):
-        return precondition(lambda x, t, c: x, make_schedule(name), "eps")(x, jnp.asarray(0.5), nothing(2))
+        return precondition(lambda x, t, c: x, make_schedule(name), "eps")(x, jnp.asarray(0.5), null_condition(2))
 
     np.testing.assert_allclose(jax.jit(run)(jnp.ones((2, 2, 1))), run(jnp.ones((2, 2, 1))), rtol=1e-6)
 
@@ -247,7 +247,7 @@ def test_order_of_convergence():
 def test_one_ddim_step_from_pure_noise_is_the_denoised_noise():
     schedule, key = make_schedule("flow"), jax.random.key(3)
     noise = jax.random.normal(jax.random.split(key)[0], (5,))
-    expected = gaussian_denoiser(schedule)(noise, jnp.ones(()), nothing(1))
+    expected = gaussian_denoiser(schedule)(noise, jnp.ones(()), null_condition(1))
     np.testing.assert_allclose(draw(schedule, key, (5,), 1, "ddim"), expected, rtol=1e-6)
 
 
@@ -259,7 +259,7 @@ def test_gradient_through_the_sampler(name, method):
 
     def mean_of(wanted):
         denoise = lambda x, t, c: gaussian_denoiser(schedule)(x, t, c) + c.measures[0]  # noqa: E731
-        return sample(jax.random.key(0), denoise, schedule, ask(wanted), (8,), steps=3, method=method).mean()
+        return sample(jax.random.key(0), denoise, schedule, make_condition(wanted), (8,), steps=3, method=method).mean()
 
     wanted = jnp.array([0.3])
     slope = jax.grad(mean_of)(wanted)[0]
@@ -279,7 +279,7 @@ def test_an_ancestral_step_by_bayes(name, t, t_next):
     mean = (b * x0 * noise + step * x * r**2) / (r**2 * step**2 + noise)
     one = (lambda x, t, c: jnp.full_like(x, x0), schedule, jnp.asarray(x), jnp.asarray(t), jnp.asarray(t_next))
     keys = jax.random.split(jax.random.key(0), 40_000)
-    found = jax.vmap(lambda key: ancestral_step(*one, nothing(1), key))(keys)
+    found = jax.vmap(lambda key: ancestral_step(*one, null_condition(1), key))(keys)
     np.testing.assert_allclose(found.mean(), mean, atol=0.01)
     np.testing.assert_allclose(found.std(), np.sqrt(variance), rtol=0.02, atol=1e-4)
 
@@ -292,13 +292,13 @@ def test_sampler_errors(change):
 
 
 def conditional(x, t, condition: Condition):
-    return x * t + 3.0 * condition.measures.sum() + 5.0 * condition.given.sum()
+    return x * t + 3.0 * condition.measures.sum() + 5.0 * condition.mask.sum()
 
 
 @pytest.mark.parametrize("scale", [0, 1, 0.0, 1.0, 2.5, -1.0])
 def test_guidance_is_linear_between_free_and_conditional(scale):
-    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
-    free, asked = conditional(x, t, nothing(2)), conditional(x, t, wanted)
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), make_condition(jnp.array([0.2, 0.4]))
+    free, asked = conditional(x, t, null_condition(2)), conditional(x, t, wanted)
     for given in (scale, jnp.asarray(scale, jnp.float32)):
         np.testing.assert_allclose(
             guide(conditional, given)(x, t, wanted), (1 - scale) * free + scale * asked, rtol=1e-5
@@ -312,28 +312,28 @@ def test_guidance_of_one_does_not_evaluate_twice():
 def test_composition_by_hand():
     """Three terms around the free branch, the last of them negated; the condition it is called with does not matter."""
     x, t = jnp.arange(3.0), jnp.asarray(0.5)
-    asked = [ask(jnp.array(measures)) for measures in ([0.2, 0.4], [jnp.nan, 0.1], [0.9, jnp.nan])]
+    asked = [make_condition(jnp.array(measures)) for measures in ([0.2, 0.4], [jnp.nan, 0.1], [0.9, jnp.nan])]
     free = x * 0.5
     shifts = [3.0 * 0.6 + 10.0, 3.0 * 0.1 + 5.0, 3.0 * 0.9 + 5.0]
     expected = free + 1.5 * shifts[0] + 0.5 * shifts[1] - 2.0 * shifts[2]
     for scales in ((1.5, 0.5, -2.0), jnp.array([1.5, 0.5, -2.0])):
         composed = compose(conditional, asked, scales)
-        for called_with in (nothing(2), asked[0]):
+        for called_with in (null_condition(2), asked[0]):
             np.testing.assert_allclose(composed(x, t, called_with), expected, rtol=1e-5)
-        np.testing.assert_allclose(jax.jit(composed)(x, t, nothing(2)), expected, rtol=1e-5)
+        np.testing.assert_allclose(jax.jit(composed)(x, t, null_condition(2)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1, 2.5, -1.0])
 def test_composition_of_one_condition_is_guidance(scale):
-    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), ask(jnp.array([0.2, 0.4]))
+    x, t, wanted = jnp.arange(3.0), jnp.asarray(0.5), make_condition(jnp.array([0.2, 0.4]))
     for scales in ([scale], jnp.array([scale])):
-        found = compose(conditional, [wanted], scales)(x, t, nothing(2))
+        found = compose(conditional, [wanted], scales)(x, t, null_condition(2))
         np.testing.assert_array_equal(found, guide(conditional, scales[0])(x, t, wanted))
 
 
 def test_composition_of_nothing_or_without_scale():
-    for asked, scales in (([], []), ([nothing(2)], [1.0, 2.0]), ([nothing(2)] * 2, jnp.ones(3))):
-        with pytest.raises(ValueError, match="one scale a condition"):
+    for asked, scales in (([], []), ([null_condition(2)], [1.0, 2.0]), ([null_condition(2)] * 2, jnp.ones(3))):
+        with pytest.raises(ValueError, match="one scale per condition"):
             compose(conditional, asked, scales)
 
 
@@ -347,14 +347,14 @@ def gaussians(schedule, free, given):
     def denoise(x, t, condition):
         found = of(*free, x, t)
         for i, (mean, std) in enumerate(given):
-            found = jnp.where(condition.given[i] > 0, of(mean, std, x, t), found)
+            found = jnp.where(condition.mask[i] > 0, of(mean, std, x, t), found)
         return found
 
     return denoise
 
 
 def only(i):
-    return ask(jnp.full(2, jnp.nan).at[i].set(0.0))
+    return make_condition(jnp.full(2, jnp.nan).at[i].set(0.0))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -364,7 +364,7 @@ def test_composition_has_the_score_of_the_product_of_gaussians(name, scales):
     schedule, t = make_schedule(name), jnp.asarray(0.4)
     free, given = (0.5, 2.0), ((1.5, 0.4), (-0.5, 0.8))
     x = jnp.linspace(-2.0, 2.0, 9)
-    found = compose(gaussians(schedule, free, given), [only(0), only(1)], scales)(x, t, nothing(2))
+    found = compose(gaussians(schedule, free, given), [only(0), only(1)], scales)(x, t, null_condition(2))
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     powers = (1.0 - sum(scales), *scales)
     precisions = [p / (alpha**2 * std**2 + sigma**2) for p, (_, std) in zip(powers, (free, *given), strict=True)]
@@ -379,6 +379,6 @@ def test_samples_of_a_composition():
     schedule = make_schedule("flow")
     denoise = gaussians(schedule, (0.5, STD), ((1.5, STD), (0.0, STD)))
     composed = compose(denoise, [only(0), only(1)], (1.0, -2.0))
-    samples = sample(jax.random.key(0), composed, schedule, nothing(2), (20_000,), steps=64)
+    samples = sample(jax.random.key(0), composed, schedule, null_condition(2), (20_000,), steps=64)
     np.testing.assert_allclose(samples.mean(), 0.5 + 1.0 * 1.0 - 2.0 * -0.5, atol=0.03)
     np.testing.assert_allclose(samples.std(), STD, rtol=0.04)

@@ -13,7 +13,7 @@ import ldpol
 from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import joint, nothing
+from ldpol.model.condition import merge_conditions, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import Scaling, image_shape, split_image
@@ -21,13 +21,13 @@ from ldpol.networks import MLP
 
 SHAPE = MLP(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
-NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
+NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, merge_conditions=8)
 WANTED = jnp.array([-0.5, 3.0])
 
 
 def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # noqa: B008
     """A generator of two measures with random weights everywhere: nothing is masked by an initial zero."""
-    latent, none = jnp.zeros(AUTOENCODER.latent), nothing(2)
+    latent, none = jnp.zeros(AUTOENCODER.latent), null_condition(2)
     decoder = jax.jit(Decoder(shape, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
     network = make_network(NETWORK, image_shape(AUTOENCODER))
     image = jnp.zeros(image_shape(AUTOENCODER))
@@ -127,10 +127,10 @@ def test_all_nan_is_none_and_guidance_zero_ignores_the_condition(generator):
     key = jax.random.key(0)
     free = vector(draw(generator, key))
     np.testing.assert_allclose(vector(draw(generator, key, jnp.full(2, jnp.nan))), free, atol=1e-5)
-    none = nothing(2)
+    none = null_condition(2)
     wanted = generator.condition(WANTED)
     unguided = draw_latent(generator, key, wanted, 0.0)
-    free_latent = jax.jit(lambda model: model.sample_latent(key, none, complete=False)[0])(generator)
+    free_latent = jax.jit(lambda model: model.sample_latent(key, none, impute=False)[0])(generator)
     np.testing.assert_allclose(unguided, free_latent, atol=1e-5)
     assert np.abs(draw_latent(generator, key, wanted) - unguided).max() > 1e-3
 
@@ -139,7 +139,7 @@ def test_measures_are_scaled_by_the_grid(generator):
     condition = generator.condition(jnp.array([0.0, 2.5]))
     np.testing.assert_allclose(condition.measures, [0.5, 0.25])
     one_free = generator.condition(jnp.array([jnp.nan, 4.0]))
-    np.testing.assert_array_equal(one_free.given, [0.0, 1.0])
+    np.testing.assert_array_equal(one_free.mask, [0.0, 1.0])
     np.testing.assert_array_equal(one_free.measures, [0.0, 1.0])
 
 
@@ -185,13 +185,13 @@ def test_a_request_is_completed_before_it_is_answered(wanted, generator):
 
     @jax.jit
     def by_hand(model):
-        _, made_up, _ = model.sample_latent(jax.random.split(key)[0], condition, complete=False)
-        asked = condition.replace(measures=made_up, given=jnp.ones(2))
-        return model.sample_latent(key, asked, complete=False)[0], model.sample_latent(key, condition, complete=False)
+        _, made_up, _ = model.sample_latent(jax.random.split(key)[0], condition, impute=False)
+        asked = condition.replace(measures=made_up, mask=jnp.ones(2))
+        return model.sample_latent(key, asked, impute=False)[0], model.sample_latent(key, condition, impute=False)
 
     expected, (alone, kept, _) = by_hand(generator)
     np.testing.assert_allclose(latent, expected, atol=1e-4)
-    given = condition.given > 0
+    given = condition.mask > 0
     np.testing.assert_array_equal(measures[given], kept[given])
     assert np.allclose(latent, alone, atol=1e-3) == bool(given.all())
 
@@ -237,8 +237,8 @@ def test_the_decoder_is_told_what_one_condition_asks_for(generator):
         ([[-0.5, free], [0.5, 3.0]], [1.0, 1.0], [free, 0.5]),
         ([[-0.5, free], [0.5, 3.0]], [1.0, -1.0], [0.25, free]),
     ):
-        found = joint([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
-        np.testing.assert_array_equal(np.where(found.given > 0, found.measures, free), told)
+        found = merge_conditions([generator.condition(jnp.array(one)) for one in measures], jnp.array(scales))
+        np.testing.assert_array_equal(np.where(found.mask > 0, found.measures, free), told)
 
 
 @pytest.mark.parametrize(("measures", "scales"), [((2,), (2,)), ((2, 2), (3,)), ((2, 3), (2,))])

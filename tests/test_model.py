@@ -10,7 +10,7 @@ import pytest
 from ldpol.distillation import autoencoder
 from ldpol.distillation.autoencoder import kl_divergence, principal_directions
 from ldpol.distillation.encoder import Encoder, halve, neighbourhoods, split_moments
-from ldpol.model.condition import ask, nothing
+from ldpol.model.condition import make_condition, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.model.denoiser import Convolution, DenoiserConfig, GroupNorm, make_network
 from ldpol.model.hypernet import BasisHead, MatrixHead
@@ -55,7 +55,7 @@ def started(config, count=11):
 @cache
 def shaken_decoder(config):
     init = jax.jit(Decoder(SHAPE, config).init)
-    return shaken(init(jax.random.key(0), jnp.zeros(config.latent), nothing(2))["params"])
+    return shaken(init(jax.random.key(0), jnp.zeros(config.latent), null_condition(2))["params"])
 
 
 def numbers(tree):
@@ -68,7 +68,7 @@ def test_encoder_and_decoder_shapes(config):
     one = jax.tree.map(lambda leaf: leaf[0], archive)
     mean, log_variance = jax.jit(Encoder(SHAPE, config).apply)(params["encoder"], one)
     assert mean.shape == log_variance.shape == config.latent
-    decoded = jax.jit(Decoder(SHAPE, config).apply)({"params": params["decoder"]}, mean, nothing(2))
+    decoded = jax.jit(Decoder(SHAPE, config).apply)({"params": params["decoder"]}, mean, null_condition(2))
     assert jax.tree.map(jnp.shape, decoded) == jax.tree.map(jnp.shape, one)
     assert np.isfinite(numbers((mean, log_variance, decoded))).all()
 
@@ -154,7 +154,7 @@ def test_warm_start_decodes_to_the_archive_mean_when_nothing_is_added(config):
     silent = ("mix", "skip") if config.head == "basis" else ("matrix", "vector")
     head = {k: jax.tree.map(jnp.zeros_like, v) if k in silent else v for k, v in decoder[name].items()}
     decoded = jax.jit(Decoder(SHAPE, config).apply)(
-        {"params": {**decoder, name: head}}, jnp.ones(config.latent), ask(jnp.array([0.2, 0.3]))
+        {"params": {**decoder, name: head}}, jnp.ones(config.latent), make_condition(jnp.array([0.2, 0.3]))
     )
     expected = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64).mean(0), archive)
     np.testing.assert_allclose(numbers(decoded), numbers(expected), atol=1e-5)
@@ -186,8 +186,9 @@ def test_units_of_observations_do_not_matter():
     @jax.jit
     def behave(params, policies, observations):
         mean, _ = jax.vmap(partial(Encoder(SHAPE, BASIS).apply, params["encoder"]))(policies)
-        one = lambda latent: Decoder(SHAPE, BASIS).apply({"params": params["decoder"]}, latent, ask(jnp.full(2, 0.5)))  # noqa: E731
-        return mean, jax.vmap(SHAPE.apply, (0, None))(jax.vmap(one)(mean), observations)
+        decode = partial(Decoder(SHAPE, BASIS).apply, {"params": params["decoder"]})
+        half = make_condition(jnp.full(2, 0.5))
+        return mean, jax.vmap(SHAPE.apply, (0, None))(jax.vmap(decode, (0, None))(mean, half), observations)
 
     means, actions = behave(params, archive, seen)
     assert np.std(means) > 1e-3 and np.std(actions) > 0.1
@@ -202,7 +203,7 @@ def test_decoder_vmap_is_a_loop_and_jit_is_eager(config):
     params = shaken_decoder(config)
     latents = jax.random.normal(jax.random.key(1), (3, *config.latent))
     measures = jnp.array([[0.1, 0.2], [jnp.nan, 0.5], [0.9, jnp.nan]])
-    decode = lambda latent, wanted: decoder.apply({"params": params}, latent, ask(wanted))  # noqa: E731
+    decode = lambda latent, wanted: decoder.apply({"params": params}, latent, make_condition(wanted))  # noqa: E731
     batch = jax.jit(jax.vmap(decode))(latents, measures)
     for i, how in enumerate((decode, jax.jit(decode), jax.jit(decode))):
         one = how(latents[i], measures[i])
@@ -215,7 +216,7 @@ def test_decoder_vmap_is_a_loop_and_jit_is_eager(config):
 def test_decoder_sees_the_condition_unless_blind(config, sees):
     decoder = Decoder(SHAPE, config)
     params, latent = shaken_decoder(config), jnp.ones(config.latent)
-    size = lambda m: sum_of_squares(decoder.apply({"params": params}, latent, ask(m)))  # noqa: E731
+    size = lambda m: sum_of_squares(decoder.apply({"params": params}, latent, make_condition(m)))  # noqa: E731
     gradient = jax.jit(jax.grad(size))(jnp.array([0.3, 0.6]))
     assert (np.abs(gradient).min() > 0) == sees
 
@@ -279,8 +280,8 @@ def test_network_vmap_is_a_loop_and_jit_is_eager(network):
     module = make_network(config, (4, 4, 2))
     x = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
     t, measures = jnp.array([0.0, 0.4, 1.0]), jnp.array([[0.1, 0.2], [jnp.nan, 0.5], [0.9, jnp.nan]])
-    params = shaken(jax.jit(module.init)(jax.random.key(1), x[0], t[0], nothing(2)))
-    apply = lambda x, t, m: module.apply(params, x, t, ask(m))  # noqa: E731
+    params = shaken(jax.jit(module.init)(jax.random.key(1), x[0], t[0], null_condition(2)))
+    apply = lambda x, t, m: module.apply(params, x, t, make_condition(m))  # noqa: E731
     batch = jax.jit(jax.vmap(apply))(x, t, measures)
     assert batch.shape == x.shape
     for i, how in enumerate((apply, jax.jit(apply), jax.jit(apply))):
@@ -292,8 +293,8 @@ def test_network_vmap_is_a_loop_and_jit_is_eager(network):
 def test_network_starts_at_zero(network):
     module = make_network(DenoiserConfig(network=network), (4, 4, 1))
     x = jnp.ones((4, 4, 1))
-    variables = jax.jit(module.init)(jax.random.key(0), x, jnp.asarray(0.5), nothing(2))
-    assert not jax.jit(module.apply)(variables, x, jnp.asarray(0.5), nothing(2)).any()
+    variables = jax.jit(module.init)(jax.random.key(0), x, jnp.asarray(0.5), null_condition(2))
+    assert not jax.jit(module.apply)(variables, x, jnp.asarray(0.5), null_condition(2)).any()
 
 
 @pytest.mark.parametrize(

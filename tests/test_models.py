@@ -40,7 +40,7 @@ def test_a_model_of_the_package(name):
     assert model.task == task.name and model.measure_names == task.measure_names
     policy = jax.jit(model.sample)(jax.random.key(0), jnp.asarray(model.grid.unscaled(np.full(task.measures, 0.5))))
     one = jax.tree.map(lambda leaf: leaf[None], policy)
-    short = jax.jit(lambda one, key: rollout.evaluate(task, model.apply, one, key[None], episodes=2))
+    short = jax.jit(lambda one, key: rollout.rollout_batch(task, model.apply, one, key[None], episodes=2))
     score = jax.tree.map(np.asarray, short(one, jax.random.key(1)))
     assert np.isfinite(score.fitness).all() and (score.length >= 1).all()
     assert ((score.measures >= 0) & (score.measures <= 1)).all()

@@ -135,7 +135,7 @@ def test_metrics_hold_what_was_promised(run):
 def test_metrics_of_the_suites(run):
     metrics = storage.read_json(run / "eval" / "metrics.json")
     assert list(metrics["suite_seconds"]) == [
-        *("reconstruction", "guidance", "composition", "language", "sequencing", "cutout", "steadiness")
+        *("reconstruction", "guidance", "composition", "language", "sequencing", "held_out_region", "steadiness")
     ]
     language = metrics["language"]
     assert {"train", "held_out", "train_satisfaction", "held_out_satisfaction", "ceiling", "chance"} <= set(language)
@@ -146,8 +146,8 @@ def test_metrics_of_the_suites(run):
     assert metrics["composition"]["and"]["mem"] >= 0 and metrics["free"]["error"] >= 0
     for way in ("generated", "lookahead", "nearest_elite"):
         assert {"survival", "mem", "fitness"} <= set(metrics["sequencing"][way])
-    if metrics["cutout"]:  # a smoke archive may have no elite in the box
-        assert {"cells", "reached", "reached_by_nearest", "mem", "reward_ratio"} <= set(metrics["cutout"])
+    if metrics["held_out_region"]:  # a smoke archive may have no elite in the box
+        assert {"cells", "reached", "reached_by_nearest", "mem", "reward_ratio"} <= set(metrics["held_out_region"])
     assert [row["episodes"] for row in metrics["steadiness"]["rows"]] == [2, 4]
 
 
@@ -182,7 +182,7 @@ def test_a_finished_stage_does_nothing_again(run):
         assert "already done" in succeed(stage, run)
         assert digest() == before
     before = storage.read_json(run / "eval" / "metrics.json")
-    passes = 6 + 1 + 2 + 3 + 3 + 2 * bool(before["cutout"]) + 3  # of the suites in order; the sixth is blind
+    passes = 6 + 1 + 2 + 3 + 3 + 2 * bool(before["held_out_region"]) + 3  # of the suites in order; the sixth is blind
     assert succeed("evaluate", run).count("already done") == passes
     assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
 

@@ -15,7 +15,7 @@ from toy import make_toy
 from ldpol import storage
 from ldpol.archive import Grid, from_qdax, make_grid
 from ldpol.networks import MLP, fold_normaliser
-from ldpol.rollout import RolloutConfig, copied_to, evaluate
+from ldpol.rollout import RolloutConfig, copied_to, rollout_batch
 from ldpol.search import ppo, xnes
 from ldpol.search.loop import in_turn
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
@@ -247,7 +247,7 @@ def test_elites_are_plain_policies_that_score_what_they_entered_with():
     elites = from_qdax(state.repertoire, SHAPE, TASK, cells=GRID)
     assert len(elites) == history[-1]["cells"] > 3
     keys = jax.random.split(jax.random.key(3), len(elites))
-    scores = jax.jit(partial(evaluate, quiet, SHAPE.apply))(elites.policies, keys)
+    scores = jax.jit(partial(rollout_batch, quiet, SHAPE.apply))(elites.policies, keys)
     np.testing.assert_allclose(scores.fitness[:, 0], elites.fitness, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(scores.measures[:, 0], elites.measures, atol=1e-6)
 
@@ -309,7 +309,7 @@ def test_it_plugs_into_the_loop_of_qdax():
 
     def score(policies, key):
         keys = jax.random.split(key, jax.tree.leaves(policies)[0].shape[0])
-        scores = evaluate(quiet, SHAPE.apply, policies, keys, config=ROLLOUTS)
+        scores = rollout_batch(quiet, SHAPE.apply, policies, keys, config=ROLLOUTS)
         return scores.fitness, scores.measures[:, 0], {}
 
     emitter = PPGAEmitter(quiet, SHAPE, CONFIG, PPO, XNES)

@@ -12,7 +12,7 @@ from toy import HIGH, SPEED, make_toy
 
 from ldpol import storage
 from ldpol.networks import MLP
-from ldpol.rollout import evaluate
+from ldpol.rollout import rollout_batch
 from ldpol.search.ppo import Batch, init, learn, policy_of, update
 from ldpol.search.ppo_config import PPOConfig, split_environments
 
@@ -406,7 +406,7 @@ def test_it_learns_the_reward_and_each_measure():
     config = PPOConfig(environments=16, steps=40, minibatches=4, critic=(16,), learning_rate=5e-3, gamma=0.95)
     start = jax.jit(jax.vmap(partial(init, config, task, shape)))
     step = jax.jit(jax.vmap(partial(update, config, task, shape)))
-    play = jax.jit(partial(evaluate, task, shape.apply, episodes=20))
+    play = jax.jit(partial(rollout_batch, task, shape.apply, episodes=20))
     state = start(jax.random.split(jax.random.key(0), 3))
 
     def scores(state):

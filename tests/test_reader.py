@@ -17,7 +17,7 @@ from ldpol.language.claims import Claim
 from ldpol.language.lexicon import vocabulary
 from ldpol.language.reader import Language, language_from_json, language_to_json, load_encoder, read
 from ldpol.language.understanding import TowerConfig, make_tower, understand
-from ldpol.model.condition import nothing
+from ldpol.model.condition import null_condition
 from ldpol.model.denoiser import make_network
 from ldpol.model.image import image_shape
 
@@ -37,7 +37,7 @@ def make_speaking(base=None):
     tower = make_tower(LANGUAGE.tower, len(CLAIMS))
     reader = jax.jit(tower.init)(jax.random.key(5), jnp.zeros((4, 256)), jnp.ones(4, bool))
     network = make_network(base.network, image_shape(base.autoencoder))
-    inputs = (jnp.zeros(image_shape(base.autoencoder)), jnp.zeros(()), nothing(2, words=len(CLAIMS)))
+    inputs = (jnp.zeros(image_shape(base.autoencoder)), jnp.zeros(()), null_condition(2, words=len(CLAIMS)))
     denoiser = jax.jit(network.init)(jax.random.key(6), *inputs)["params"]
     leaves, structure = jax.tree.flatten((reader, denoiser))
     keys = jax.random.split(jax.random.key(7), len(leaves))

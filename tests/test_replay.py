@@ -12,7 +12,7 @@ from ldpol.archive import Archive, Grid, from_ribs, replay
 from ldpol.archive.layouts import to_vectors
 from ldpol.archive.replay import Agreement, _spearman, spread_out
 from ldpol.networks import MLP
-from ldpol.rollout import evaluate
+from ldpol.rollout import rollout_batch
 from ldpol.types import mean_score
 
 RELU = MLP(3, 2, (8,), "relu", "tanh")
@@ -27,7 +27,7 @@ def make_elites(network=RELU, count=60, spread=1.5):
     noise = jax.random.normal(jax.random.key(1), (count, network.size))
     policies = jax.vmap(lambda p, n: network.unflatten(network.flatten(p) + spread * n))(policies, noise)
     keys = jax.random.split(jax.random.key(2), count)
-    score = mean_score(jax.jit(lambda p, k: evaluate(TASK, network.apply, p, k, episodes=2))(policies, keys))
+    score = mean_score(jax.jit(lambda p, k: rollout_batch(TASK, network.apply, p, k, episodes=2))(policies, keys))
     return Archive(policies, score.fitness, score.measures, GRID, "toy", network)
 
 

@@ -129,7 +129,7 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             },
             **{name: {"survival": ends, "hits": ends} for name in ("generated_less_nearest_elite",)},
         },
-        "cutout": {
+        "held_out_region": {
             **{"cells": 25, "reached": 17, "reached_by_nearest": 6, "reached_by_originals": 9, "originals": 11},
             **{"draws": 10, "mem": 0.07, "mem_nearest": 0.05, "reward_ratio": 0.91, "reward_ratio_nearest": 0.97},
         },

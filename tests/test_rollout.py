@@ -18,11 +18,11 @@ from ldpol.rollout import (
     Device,
     Recorder,
     RolloutConfig,
-    evaluate,
     keep_states,
     over_chunks,
     policy_mesh,
     rollout,
+    rollout_batch,
     split_over,
 )
 from ldpol.settings import SettingsError
@@ -57,7 +57,7 @@ def test_rollout_by_hand():
 
 
 def test_evaluate_by_hand():
-    scores = jax.jit(partial(evaluate, make_toy(), push))(ACTIONS, keys_for(6))
+    scores = jax.jit(partial(rollout_batch, make_toy(), push))(ACTIONS, keys_for(6))
     expected = [play_by_hand(action) for action in ACTIONS.tolist()]
     np.testing.assert_allclose(scores.fitness[:, 0], [fitness for fitness, _, _ in expected], rtol=1e-6)
     np.testing.assert_allclose(scores.measures[:, 0], [measures for _, measures, _ in expected], rtol=1e-6)
@@ -65,7 +65,7 @@ def test_evaluate_by_hand():
 
 
 def loop(task, policies, keys, episodes):
-    """What `evaluate` promises, one episode at a time."""
+    """What `rollout_batch` promises, one episode at a time."""
     play = jax.jit(partial(rollout, task, push))
     rows = [
         [play(policy, jax.random.fold_in(key, episode)) for episode in range(episodes)]
@@ -95,19 +95,19 @@ def noisy():
 @pytest.mark.parametrize("layout", ["last", "first"])
 def test_the_queue_agrees_with_a_loop(noisy, lanes, block, layout):
     task, policies, keys, expected = noisy
-    play = jax.jit(partial(evaluate, task, push, episodes=3, config=RolloutConfig(lanes, block, layout)))
+    play = jax.jit(partial(rollout_batch, task, push, episodes=3, config=RolloutConfig(lanes, block, layout)))
     assert_scores(play(policies, keys), expected)
 
 
 def test_jit_agrees_with_eager(noisy):
     task, policies, keys, expected = noisy
-    assert_scores(evaluate(task, push, policies, keys, episodes=3, config=RolloutConfig(4, 5)), expected)
+    assert_scores(rollout_batch(task, push, policies, keys, episodes=3, config=RolloutConfig(4, 5)), expected)
 
 
 def test_two_devices_agree_with_one(noisy, mesh):
     task, policies, keys, expected = noisy
     policies, keys = policies[:6], keys[:6]
-    play = jax.jit(partial(evaluate, task, push, episodes=3, config=RolloutConfig(4, 5), mesh=mesh))
+    play = jax.jit(partial(rollout_batch, task, push, episodes=3, config=RolloutConfig(4, 5), mesh=mesh))
     split = split_over(mesh)
     scores = play(*jax.device_put((policies, keys), split))
     assert all(leaf.sharding.is_equivalent_to(split, leaf.ndim) for leaf in jax.tree.leaves(scores))
@@ -116,7 +116,7 @@ def test_two_devices_agree_with_one(noisy, mesh):
 
 def test_a_score_does_not_depend_on_batch_mates(noisy):
     task, policies, keys, _ = noisy
-    play = jax.jit(partial(evaluate, task, push, episodes=2, config=RolloutConfig(4, 5)))
+    play = jax.jit(partial(rollout_batch, task, push, episodes=2, config=RolloutConfig(4, 5)))
     whole = play(policies, keys)
     order = np.array([6, 0, 3])
     part = play(policies[order], keys[order])
@@ -130,7 +130,7 @@ def test_one_trace(noisy):
     chex.clear_trace_counter()
 
     def program(policies, keys):
-        return evaluate(task, push, policies, keys, episodes=2)
+        return rollout_batch(task, push, policies, keys, episodes=2)
 
     play = jax.jit(chex.assert_max_traces(program, n=1))
     first = play(policies, keys)
@@ -148,7 +148,7 @@ def test_dead_lanes_leak_no_nan(noisy):
     assert dead[-1]
     config = RolloutConfig(lanes=3, block=50)
     recorder = keep_states(task, 4)
-    scores, (seen, _) = jax.jit(partial(evaluate, task, push, episodes=3, config=config, recorder=recorder))(
+    scores, (seen, _) = jax.jit(partial(rollout_batch, task, push, episodes=3, config=config, recorder=recorder))(
         policies, keys
     )
     assert_scores(scores, expected)
@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_episode(extra):
     def bytes_of(length):
         task = make_toy(episode_length=length)
         recorder = keep_states(task, 8) if extra else None
-        play = jax.jit(partial(evaluate, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=recorder))
+        play = jax.jit(partial(rollout_batch, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=recorder))
         return play.lower(ACTIONS, keys_for(6)).compile().memory_analysis().temp_size_in_bytes
 
     short, long = bytes_of(100), bytes_of(1000)
@@ -183,16 +183,16 @@ def test_memory_does_not_grow_with_the_episode(extra):
 def test_what_does_not_fit():
     task = make_toy()
     with pytest.raises(ValueError, match=r"5 keys for policies with leading axes \[6\]"):
-        evaluate(task, push, ACTIONS, keys_for(5))
+        rollout_batch(task, push, ACTIONS, keys_for(5))
     with pytest.raises(ValueError, match=r"2 keys for policies with leading axes \[2, 3\]"):
-        evaluate(task, push, {"a": jnp.zeros((2, 1)), "b": jnp.zeros((3, 1))}, keys_for(2))
+        rollout_batch(task, push, {"a": jnp.zeros((2, 1)), "b": jnp.zeros((3, 1))}, keys_for(2))
     with pytest.raises(ValueError, match="episodes must be at least 1, found 0"):
-        evaluate(task, push, ACTIONS, keys_for(6), episodes=0)
+        rollout_batch(task, push, ACTIONS, keys_for(6), episodes=0)
 
 
 def test_policies_that_do_not_split_over_the_devices(mesh):
     with pytest.raises(ValueError, match="5 policies do not split evenly over 2 devices"):
-        evaluate(make_toy(), push, ACTIONS[:5], keys_for(5), mesh=mesh)
+        rollout_batch(make_toy(), push, ACTIONS[:5], keys_for(5), mesh=mesh)
 
 
 # Recorders
@@ -200,7 +200,7 @@ def test_policies_that_do_not_split_over_the_devices(mesh):
 
 def record(task, count, policies, keys, episodes=1):
     play = partial(
-        evaluate, task, push, episodes=episodes, config=RolloutConfig(8, 6), recorder=keep_states(task, count)
+        rollout_batch, task, push, episodes=episodes, config=RolloutConfig(8, 6), recorder=keep_states(task, count)
     )
     return jax.jit(play)(policies, keys)
 
@@ -269,7 +269,7 @@ def test_a_recorder_sees_every_step_lived_once():
             "steps": r["steps"] + jnp.where(state.observation[2] == r["steps"], 1.0, 100.0),
         },
     )
-    play = jax.jit(partial(evaluate, make_toy(), push, episodes=2, config=RolloutConfig(3, 7), recorder=recorder))
+    play = jax.jit(partial(rollout_batch, make_toy(), push, episodes=2, config=RolloutConfig(3, 7), recorder=recorder))
     scores, records = play(ACTIONS, keys_for(6))
     np.testing.assert_array_equal(records["steps"], scores.length)
     np.testing.assert_allclose(records["sum"], np.asarray(ACTIONS)[:, None] * np.asarray(scores.length)[..., None])
@@ -302,8 +302,8 @@ def test_over_chunks_of_rollouts_agree_with_one_batch(noisy, mesh):
     task, policies, _, _ = noisy
     key = jax.random.key(8)
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(7))
-    expected = jax.jit(partial(evaluate, task, push, episodes=2))(policies, keys)
-    program = jax.jit(partial(evaluate, task, push, episodes=2, mesh=mesh))
+    expected = jax.jit(partial(rollout_batch, task, push, episodes=2))(policies, keys)
+    program = jax.jit(partial(rollout_batch, task, push, episodes=2, mesh=mesh))
     found = over_chunks(program, policies, key, size=4, mesh=mesh)
     assert isinstance(found, Score)
     assert_scores(found, expected)
@@ -325,7 +325,7 @@ def test_walker_scores_agree_with_sums_over_its_states(walker, mesh):
         return touches.at[step].set(task.measure(task.step(state, action))), step + 1
 
     recorder = Recorder(lambda: (jnp.zeros((steps, task.measures)), jnp.zeros((), jnp.int32)), note)
-    play = partial(evaluate, task, walker.shape.apply, config=RolloutConfig(2, 9), mesh=mesh, recorder=recorder)
+    play = partial(rollout_batch, task, walker.shape.apply, config=RolloutConfig(2, 9), mesh=mesh, recorder=recorder)
     scores, (touches, _) = jax.jit(play)(walker.policies, keys_for(4))
     x = walker.states.physics.x
     height, pitch = np.asarray(x.pos)[:, :, 0, 2], np.asarray(walker.states.observation)[:, :, 1]
@@ -345,12 +345,12 @@ from functools import partial
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from ldpol.rollout import RolloutConfig, evaluate, policy_mesh, split_over
+from ldpol.rollout import RolloutConfig, policy_mesh, rollout_batch, split_over
 
 def compare(task, apply, policies, episodes, config):
     mesh = policy_mesh()
     keys = jax.random.split(jax.random.key(1), jax.tree.leaves(policies)[0].shape[0])
-    play = partial(evaluate, task, apply, episodes=episodes, config=config)
+    play = partial(rollout_batch, task, apply, episodes=episodes, config=config)
     split = jax.device_put((policies, keys), split_over(mesh))
     compiled = jax.jit(partial(play, mesh=mesh)).lower(*split).compile()
     many, one = compiled(*split), jax.jit(play)(policies, keys)

@@ -11,7 +11,7 @@ from toy import make_toy
 from ldpol import storage
 from ldpol.archive import Grid, best_per_cell, from_qdax
 from ldpol.networks import MLP
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.search.map_elites import MapElitesConfig, iso_line, make_map_elites
 
 SHAPE = MLP(3, 2, (4,))
@@ -107,7 +107,7 @@ def test_elites_score_again_what_they_entered_with(finished):
     search, state, history = finished
     elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
     assert len(elites) == history[-1]["cells"] > 5
-    scores = jax.jit(partial(evaluate, make_toy(), SHAPE.apply))(elites.policies, keys_for(len(elites)))
+    scores = jax.jit(partial(rollout_batch, make_toy(), SHAPE.apply))(elites.policies, keys_for(len(elites)))
     np.testing.assert_allclose(scores.fitness[:, 0], elites.fitness, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scores.measures[:, 0], elites.measures, atol=1e-6)
     best = np.asarray(best_per_cell(GRID, elites.fitness, elites.measures))
@@ -149,7 +149,7 @@ def test_verified_elites_enter_with_the_mean_over_all_episodes():
     search = make(task, verify_task=verify_task, episodes=2, verify=8, verify_episodes=3)
     state, metrics = jax.jit(search.step)(search.init(jax.random.key(0)), jax.random.key(0))
     elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
-    plain = jax.jit(partial(evaluate, task, SHAPE.apply))(elites.policies, keys_for(len(elites)))
+    plain = jax.jit(partial(rollout_batch, task, SHAPE.apply))(elites.policies, keys_for(len(elites)))
     expected = plain.fitness[:, 0] + 3 / 5 * 10.0 * plain.length[:, 0]
     np.testing.assert_allclose(elites.fitness, expected, rtol=1e-4)
     np.testing.assert_allclose(elites.measures, plain.measures[:, 0], atol=1e-6)
@@ -170,7 +170,7 @@ def test_verified_elites_keep_what_they_promise():
     def missed(**settings):
         state, _ = run(make(task, **settings), 15)
         elites = from_qdax(state.repertoire, SHAPE, make_toy(), cells=GRID)
-        play = jax.jit(partial(evaluate, task, SHAPE.apply, episodes=50))
+        play = jax.jit(partial(rollout_batch, task, SHAPE.apply, episodes=50))
         again = play(elites.policies, keys_for(len(elites), 9)).fitness
         return float((((elites.fitness - again.mean(1)) / again.std(1)) ** 2).mean() ** 0.5)
 

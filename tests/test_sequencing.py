@@ -8,8 +8,8 @@ from ldpol.networks import MLP
 from ldpol.planning.choosing import around, best_candidate, first, from_archive, from_generator, look_ahead
 from ldpol.planning.sequencing import (
     Choice,
+    NextRequest,
     SegmentScore,
-    Sequel,
     draw_sequences,
     play_segment,
     play_sequence,
@@ -25,7 +25,7 @@ SWITCHING = jnp.array([[0.5, 0.25], [-1.0, 0.5], [0.25, -1.0], [1.0, 0.0]])
 """Four actions for 5 steps each; the last one is lethal in its third step."""
 
 
-def given(key, wanted, state, sequel):
+def given(key, wanted, state, next_request):
     """A choice that was made before: the request is the policy."""
     return Choice(wanted, jnp.zeros((), jnp.int32))
 
@@ -151,7 +151,7 @@ def test_many_episodes_are_a_loop(mesh, lanes, spread):
     wanted, keys = jax.random.uniform(jax.random.key(4), (6, 4, 2), minval=-1.0), jax.random.split(jax.random.key(5), 6)
 
     def choice(gain):
-        return lambda key, wanted, state, sequel: Choice(gain * wanted, jnp.zeros((), jnp.int32))
+        return lambda key, wanted, state, next_request: Choice(gain * wanted, jnp.zeros((), jnp.int32))
 
     def play(wanted, keys, gain):
         arguments = {"episodes": episodes, "settle": 1, "lanes": lanes, "mesh": mesh if spread else None}
@@ -168,12 +168,12 @@ def test_many_episodes_are_a_loop(mesh, lanes, spread):
 def test_bad_batches(mesh):
     task, keys = make_toy(), jax.random.split(jax.random.key(0), 3)
     for change, message in (
-        ({"wanted": jnp.zeros((2, 4, 2))}, "3 keys for sequences"),
+        ({"requests": jnp.zeros((2, 4, 2))}, "3 keys for sequences"),
         ({"episodes": 0}, "at least 1"),
         ({"lanes": 0}, "at least 1"),
         ({"mesh": mesh}, "split evenly"),
     ):
-        arguments = {"wanted": jnp.zeros((3, 4, 2)), "episodes": 1, "settle": 0} | change
+        arguments = {"requests": jnp.zeros((3, 4, 2)), "episodes": 1, "settle": 0} | change
         with pytest.raises(ValueError, match=message):
             play_sequences(task, push, given, keys=keys, **arguments)
 
@@ -328,8 +328,8 @@ def test_a_long_horizon_sees_the_fall_after_the_segment():
             **{"steps": 5, "settle": 0, "horizon": horizon, "target": lambda wanted: wanted["target"]},
             follow=follow,
         )
-        sequel = Sequel(jax.random.key(1), jnp.array([[then, 0.0]]), jnp.array(comes))
-        return choose(jax.random.key(0), wanted, state, sequel).policy[0]
+        next_request = NextRequest(jax.random.key(1), jnp.array([[then, 0.0]]), jnp.array(comes))
+        return choose(jax.random.key(0), wanted, state, next_request).policy[0]
 
     assert pick(5) == 0.75 and pick(6) == 0.25
     # What the next request is answered with takes over: it turns back in time, or does not; or nothing comes.

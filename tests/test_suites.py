@@ -154,7 +154,7 @@ def test_composition_of_one_measure_is_left_out(context):
 
 
 def test_held_out_region(context):
-    found = REGION.run(context).metrics["cutout"]
+    found = REGION.run(context).metrics["held_out_region"]
     assert (found["cells"], found["originals"], found["draws"]) == (2, 2, 1)
     json.dumps(found, allow_nan=False)
 
@@ -164,7 +164,7 @@ def test_no_held_out_region(context):
         dataclasses.replace(context.split, box=((), ())),
         dataclasses.replace(context.split, kind=np.zeros(ELITES, int)),
     ):
-        assert REGION.run(dataclasses.replace(context, split=split)).metrics == {"cutout": {}}
+        assert REGION.run(dataclasses.replace(context, split=split)).metrics == {"held_out_region": {}}
 
 
 def test_steadiness(context):
@@ -275,7 +275,7 @@ def test_what_is_kept_is_not_computed_again(context):
     assert [dataclasses.replace(suite).run(blind).metrics for suite in suites] == before
     assert len(kept.computed) == 5
     HeldOutRegion(draws=2).run(context)
-    assert kept.computed[5:] == ["cutout", "cutout_nearest"]
+    assert kept.computed[5:] == ["held_out_region", "held_out_region_nearest"]
 
 
 def test_every_suite_writes_its_tables(speaking):
@@ -296,7 +296,7 @@ def test_every_suite_writes_its_tables(speaking):
 def test_evaluate_merges_the_suites(context):
     how = {"key": context.key, "split": context.split, "player": context.player}
     found = evaluate(context.generator, context.archive, TASK, suites=(RECONSTRUCTION, REGION), **how)
-    assert found["policies"] == ELITES and found["cutout"]["cells"] == 2
+    assert found["policies"] == ELITES and found["held_out_region"]["cells"] == 2
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ldpol.distillation.autoencoder import Teaching
 from ldpol.distillation.config import AutoencoderLoss, AutoencoderTraining, DenoiserTraining, DiffusionLoss
 from ldpol.distillation.dataset import Dataset, elite_weights, normaliser
 from ldpol.distillation.targets import LatentDataset
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import make_schedule, precondition
@@ -198,7 +198,7 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
     loss = DiffusionLoss(parametrisation=parametrisation, target=target, batch=64, drop_all=0.2, drop_each=0.0)
     loss = replace(loss, weighting=weighting, visited=visited)
     optimiser = OptimiserConfig(steps=600, rate=1e-2, warmup=20, ema=0.98)
-    params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), ask(measures[0]))["params"]
+    params = jax.jit(network.init)(jax.random.key(0), mean[0], jnp.zeros(()), make_condition(measures[0]))["params"]
     bank = LatentDataset(mean, jnp.full((2, 2, 1), 0.05), measures, jnp.ones(64), jnp.linspace(0.0, 1.0, 64))
     step = partial(
         denoiser.diffusion_step, network, DenoiserTraining(loss=loss, optimiser=optimiser), 10, one_device, dataset=bank
@@ -212,7 +212,7 @@ def test_diffusion_learns_which_of_two_modes_a_measure_means(one_device, paramet
 
     @jax.jit
     def draw(keys, wanted):
-        one = lambda key: sample(key, denoise, schedule, ask(wanted), (2, 2, 1), steps=10)  # noqa: E731
+        one = lambda key: sample(key, denoise, schedule, make_condition(wanted), (2, 2, 1), steps=10)  # noqa: E731
         return jax.vmap(one)(keys).mean((1, 2, 3))
 
     keys = jax.random.split(jax.random.key(2), 128)
@@ -242,7 +242,7 @@ def test_the_sampler_visits_the_levels_that_are_trained():
         jax.debug.callback(lambda level: seen.append(float(level)), t)
         return x
 
-    sample(jax.random.key(0), denoise, schedule, ask(jnp.zeros(1)), (2, 2, 1), steps=5)
+    sample(jax.random.key(0), denoise, schedule, make_condition(jnp.zeros(1)), (2, 2, 1), steps=5)
     jax.effects_barrier()
     drawn = denoiser.draw_levels(jax.random.key(1), schedule, 200, 1.0, 5)
     np.testing.assert_allclose(np.unique(drawn), np.unique(seen), atol=1e-6)

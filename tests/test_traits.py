@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import SPECS, TaskState, Torso, make_task
-from ldpol.traits import TRAITS, columns, describe, summarise, traits, watch
+from ldpol.traits import TRAITS, columns, summarise_traits, trait_recorder, traits, traits_and_measures
 
 # Multiples of 1/8 keep every position exact.
 ACTIONS = [[1.0, 1.0], [0.5, -0.5], [0.25, 3.0], [0.875, 0.0], [0.0, 0.125], [-1.0, -1.0]]
@@ -46,9 +46,9 @@ def by_hand(action, start=(0.0, 0.0), episode_length=20):
 
 
 def play(task, policies, keys, episodes=1, config=RolloutConfig(4, 5)):
-    program = partial(evaluate, task, push, episodes=episodes, config=config, recorder=watch(task))
+    program = partial(rollout_batch, task, push, episodes=episodes, config=config, recorder=trait_recorder(task))
     score, record = jax.jit(program)(policies, keys)
-    return score, jax.jit(jax.vmap(jax.vmap(partial(summarise, task))))(record)
+    return score, jax.jit(jax.vmap(jax.vmap(partial(summarise_traits, task))))(record)
 
 
 def keys_for(count, seed=0):
@@ -75,7 +75,7 @@ def test_the_queue_agrees_with_a_loop():
     policies = jax.random.uniform(jax.random.key(5), (5, 2), minval=-0.5, maxval=1.2)
     keys = keys_for(5, 1)
     _, found = play(task, policies, keys, episodes=3, config=RolloutConfig(3, 7))
-    recorder = watch(task)
+    recorder = trait_recorder(task)
     for row in range(5):
         for episode in range(3):
             state = task.reset(jax.random.fold_in(keys[row], episode))
@@ -86,7 +86,7 @@ def test_the_queue_agrees_with_a_loop():
     while not state.done and record.steps < task.episode_length:
         record = recorder.update(record, state, policies[4], keys[4])
         state = task.step(state, policies[4])
-    np.testing.assert_allclose(summarise(task, record), found[4, 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(summarise_traits(task, record), found[4, 2], rtol=1e-5, atol=1e-6)
 
 
 def feed(task, states):
@@ -94,14 +94,14 @@ def feed(task, states):
     bare = dataclasses.replace(
         task, torso=lambda state: Torso(*state.physics[:2]), measure=lambda state: state.physics[2]
     )
-    recorder = watch(bare)
+    recorder = trait_recorder(bare)
 
     def add(record, physics):
         state = TaskState(physics, jnp.zeros(3), jnp.zeros(()), jnp.zeros(()))
         return recorder.update(record, state, jnp.zeros(2), jax.random.key(0)), None
 
     record, _ = jax.lax.scan(add, recorder.init(), states)
-    return dict(zip((trait.name for trait in traits(bare)), summarise(bare, record), strict=True))
+    return dict(zip((trait.name for trait in traits(bare)), summarise_traits(bare, record), strict=True))
 
 
 def test_small_variations_of_a_great_height_survive_rounding():
@@ -142,7 +142,9 @@ def test_a_life_of_one_step_is_finite():
 def test_memory_does_not_grow_with_the_episode():
     def bytes_of(length):
         task = make_toy(episode_length=length)
-        program = partial(evaluate, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=watch(task))
+        program = partial(
+            rollout_batch, task, push, episodes=2, config=RolloutConfig(4, 10), recorder=trait_recorder(task)
+        )
         compiled = jax.jit(program).lower(jnp.array(ACTIONS), keys_for(6)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -165,15 +167,15 @@ def test_every_task_has_traits(name):
         assert all(side in task.measure_names[foot].split() for foot in numbers)
 
     def one(key):
-        recorder, state = watch(task), task.reset(key)
-        return summarise(task, recorder.update(recorder.init(), state, jnp.zeros(task.action_size), key))
+        recorder, state = trait_recorder(task), task.reset(key)
+        return summarise_traits(task, recorder.update(recorder.init(), state, jnp.zeros(task.action_size), key))
 
     assert jax.eval_shape(one, jax.random.key(0)).shape == (len(traits(task)),)
 
 
 def test_a_task_without_a_torso_has_no_traits():
     with pytest.raises(ValueError, match="task 'toy' has no traits: it does not say where its torso is"):
-        watch(dataclasses.replace(make_toy(), torso=None))
+        trait_recorder(dataclasses.replace(make_toy(), torso=None))
 
 
 def test_without_pairs_there_is_no_asymmetry():
@@ -186,9 +188,9 @@ def test_without_pairs_there_is_no_asymmetry():
 def test_walker_agrees_with_brax(walker):
     """Against positions and the joint `rooty` of an endless episode of the same policies from the same start."""
     task = walker.task
-    program = partial(evaluate, task, walker.shape.apply, recorder=watch(task))
+    program = partial(rollout_batch, task, walker.shape.apply, recorder=trait_recorder(task))
     score, record = jax.jit(program)(walker.policies, keys_for(4, 7))
-    found = jax.vmap(jax.vmap(partial(describe, task)))(score, record)[:, 0]
+    found = jax.vmap(jax.vmap(partial(traits_and_measures, task)))(score, record)[:, 0]
     found = dict(zip((column.name for column in columns(task)), np.asarray(found).T, strict=True))
 
     starts = jax.tree.map(lambda leaf: leaf[0], walker.starts.physics)

@@ -54,11 +54,11 @@ def test_base_claims_are_all_that_captions_say(walker):
     assert claims == base_claims(grammar)
     written = [c for i, row in enumerate(table) for split in ("train", "held_out")
                for c in captions(grammar, row, count=8, seed=i, split=split)]  # fmt: skip
-    assert {claim for caption in written for claim in caption.said} == set(claims)
+    assert {claim for caption in written for claim in caption.base_claims} == set(claims)
     for caption in written:
-        assert len(set(caption.said)) == len(caption.said)
+        assert len(set(caption.base_claims)) == len(caption.base_claims)
         for trait, low, high in caption.claims:
-            mine = [claim for claim in caption.said if claim.trait == trait]
+            mine = [claim for claim in caption.base_claims if claim.trait == trait]
             assert (low, high) == (max(claim.low for claim in mine), min(claim.high for claim in mine))
 
 
@@ -73,7 +73,7 @@ def test_a_bank_holds_what_the_encoder_says(walker, static):
     np.testing.assert_array_equal(np.asarray(bank.vectors[bank.ids])[tokens.mask], tokens.embeddings[tokens.mask])
     assert len(np.unique(np.asarray(bank.vectors), axis=0)) == len(bank.vectors)
     for labels, caption in zip(np.asarray(bank.labels), written, strict=True):
-        assert {claim for claim, label in zip(claims, labels, strict=True) if label} == set(caption.said)
+        assert {claim for claim, label in zip(claims, labels, strict=True) if label} == set(caption.base_claims)
     again = make_bank(claims, written, encoder)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), bank, again))
     if not static:

@@ -10,7 +10,7 @@ from test_generator import generator  # noqa: F401
 
 import ldpol
 from ldpol.errors import UserError
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.verified import (
     Kernel,
     RoundedDraws,
@@ -73,22 +73,22 @@ def test_rows_answer_as_often_as_the_kernel_says():
     achieved = np.array([[51 / 255, 0.2], [0.2 + 5 / 255, 0.2], [1.0, 1.0]], np.float32)
     _, bank = make(achieved=achieved)
     kernel = Kernel(5 / 255)
-    logits = row_logits(bank, ask(jnp.array([0.2, jnp.nan])), kernel, ())
+    logits = row_logits(bank, make_condition(jnp.array([0.2, jnp.nan])), kernel, ())
     np.testing.assert_allclose(logits[1] - logits[0], -0.5, atol=1e-4)
-    ranked = row_logits(bank, ask(jnp.full(2, jnp.nan), 0.1), kernel, ())
+    ranked = row_logits(bank, make_condition(jnp.full(2, jnp.nan), 0.1), kernel, ())
     np.testing.assert_allclose(ranked - ranked[0], [0.0, -0.5 * 64, -0.5 * 16], rtol=0.05)
 
 
 def test_rows_are_weighed_as_training_weighs_elites():
     _, bank = make(achieved=np.tile(ACHIEVED[:1], (2, 1)), log_weight=np.log(np.array([1.0, 3.0], np.float32)))
-    logits = row_logits(bank, ask(jnp.full(2, jnp.nan)), KERNEL, ())
+    logits = row_logits(bank, make_condition(jnp.full(2, jnp.nan)), KERNEL, ())
     np.testing.assert_allclose(logits[1] - logits[0], np.log(3.0), rtol=1e-4)
 
 
 def test_a_claim_keeps_rows_of_which_it_is_true():
     _, bank = make()
     claims = (("speed", 2.5, np.inf), ("height", 0.0, 1.0))  # no column for the second
-    condition = ask(jnp.full(2, jnp.nan), text=jnp.array([1.0, 1.0]), words=2)
+    condition = make_condition(jnp.full(2, jnp.nan), text=jnp.array([1.0, 1.0]), words=2)
     _, given, source = answer(bank, condition, claims=claims)
     found = {tuple(row) for row in np.round(100 * np.asarray(given)).astype(int).tolist()}
     assert found == {(80, 90), (50, 50)}
@@ -97,15 +97,15 @@ def test_a_claim_keeps_rows_of_which_it_is_true():
 
 def test_the_bank_answers_near_rows_and_diffusion_the_rest():
     draws, bank = make()
-    latent, given, source = answer(bank, ask(jnp.array([0.8, 0.9])))
+    latent, given, source = answer(bank, make_condition(jnp.array([0.8, 0.9])))
     assert source.verified.all() and source.distance.max() < 0.003
     np.testing.assert_array_equal(latent, jnp.broadcast_to(draws.latents[2], latent.shape))
     np.testing.assert_array_equal(given, jnp.broadcast_to(draws.measures[2], given.shape))
-    latent, given, source = answer(bank, ask(jnp.array([0.8, 0.2])))
+    latent, given, source = answer(bank, make_condition(jnp.array([0.8, 0.2])))
     assert not source.verified.any()
     np.testing.assert_allclose(source.distance, np.hypot(0.3, 0.3), atol=0.01)
     assert (latent == 0).all() and (given == 0.5).all()
-    _, _, source = answer(None, ask(jnp.array([0.8, 0.9])))
+    _, _, source = answer(None, make_condition(jnp.array([0.8, 0.9])))
     assert not source.verified.any() and jnp.isinf(source.distance).all()
 
 

@@ -19,7 +19,7 @@ from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
-from ldpol.model.condition import Condition, ask, joint
+from ldpol.model.condition import Condition, make_condition, merge_conditions
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
@@ -117,7 +117,7 @@ class PolicyGenerator:
             if not (np.isnan(float(quality)) or 0 <= float(quality) <= 1):
                 raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
         scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
-        return ask(scaled, quality, text, words=self.words)
+        return make_condition(scaled, quality, text, words=self.words)
 
     def _scaled(self, measures: Array) -> Array:
         """Scale measures `[M]` in task units to [0, 1]."""
@@ -161,12 +161,12 @@ class PolicyGenerator:
         self,
         key: Key,
         condition: Condition,
-        told: Condition,
+        decoder_condition: Condition,
         denoise: Denoise,
         steps: int | None,
         method: Method | None,
     ) -> tuple[Array, Array]:
-        """Draw an image for one condition and split it for another: what the decoder is told."""
+        """Draw an image for one condition and split it for another, the decoder's."""
         drawn = sample(
             key,
             denoise,
@@ -176,7 +176,7 @@ class PolicyGenerator:
             steps=self.steps if steps is None else steps,
             method=self.method if method is None else method,
         )
-        return split_image(self.autoencoder, self.scaling.apply(drawn), told)
+        return split_image(self.autoencoder, self.scaling.apply(drawn), decoder_condition)
 
     def sample_latent(
         self,
@@ -186,7 +186,7 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
-        complete: bool = True,
+        impute: bool = True,
         verified: bool | None = None,
     ) -> tuple[Array, Array, Source]:
         """Draw one latent `[h, w, c]` for a condition, all measures `[M]` in [0, 1] to decode it with, and its source.
@@ -194,17 +194,17 @@ class PolicyGenerator:
         A latent that diffusion draws is decoded with the measures that were asked for; arguments as in `sample`.
         """
         free_key, draw_key, bank_key = jax.random.split(key, 3)
-        asked = condition
-        if complete and self.autoencoder.octaves:
-            # p(latent, free | asked) = p(free | asked) p(latent | free, asked): of all requests, complete ones are what
-            # the denoiser answers best, and where several modes answer an incomplete one, this settles on one of them.
+        full = condition
+        if impute and self.autoencoder.octaves:
+            # p(latent, free | target) = p(free | target) p(latent | free, target). The denoiser answers complete
+            # requests best, and where several modes answer an incomplete one, this settles on one of them.
             # Not under a cond where something is free: vmapped, that would copy the weights for every item.
             _, measures, _ = self.sample_latent(
-                free_key, condition, guidance=guidance, steps=steps, method=method, complete=False, verified=False
+                free_key, condition, guidance=guidance, steps=steps, method=method, impute=False, verified=False
             )
-            asked = dataclasses.replace(condition, measures=measures, given=jnp.ones_like(measures))
+            full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        drawn = self._draw(draw_key, asked, condition, denoise, steps, method)
+        drawn = self._draw(draw_key, full, condition, denoise, steps, method)
         if verified and self.bank is None:
             raise UserError(
                 "this model has no verified draws; sample with verified=False, or distil with verify.rows > 0"
@@ -215,7 +215,7 @@ class PolicyGenerator:
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
-        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, ask(measures))
+        return Decoder(self.shape, self.autoencoder).apply({"params": self.decoder}, latent, make_condition(measures))
 
     def sample(
         self,
@@ -227,20 +227,20 @@ class PolicyGenerator:
         guidance: float | Array | None = None,
         steps: int | None = None,
         method: Method | None = None,
-        complete: bool = True,
+        impute: bool = True,
         verified: bool | None = None,
     ) -> Params:
         """Draw the parameters of one policy that behaves as asked. Pure: jit, vmap and grad it.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           measures: `[M]` in task units; NaN leaves a measure free; None all of them.
           quality: `[]` which quantile of the archive's fitness; NaN or None leaves it free.
           text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
           guidance: strength of the condition; 1 is the model as trained.
           steps: integration steps.
           method: `ddim`, `heun` or `ancestral`.
-          complete: draw measures that are left free first, then a policy for all of them, which hits what was asked
+          impute: draw measures that are left free first, then a policy for all of them, which hits what was asked
             for more often. That draw is paid for even where nothing is free; False saves it.
           verified: answer from the verified draws where one of them did nearly what is asked for, else by diffusion;
             False is diffusion alone, None is True for a model that has such draws.
@@ -248,7 +248,7 @@ class PolicyGenerator:
         Raises:
           UserError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
         """
-        how = {"guidance": guidance, "steps": steps, "method": method, "complete": complete, "verified": verified}
+        how = {"guidance": guidance, "steps": steps, "method": method, "impute": impute, "verified": verified}
         return self.sample_with_source(key, measures, quality=quality, text=text, **how)[0]
 
     def sample_with_source(
@@ -266,7 +266,7 @@ class PolicyGenerator:
         return self.decode(latent, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
-        """Read sentences, on the host: what `sample` takes as `text`, one row a sentence.
+        """Read sentences, on the host: what `sample` takes as `text`, one row per sentence.
 
         Args:
           texts: n sentences.
@@ -290,7 +290,7 @@ class PolicyGenerator:
         """Draw the parameters of one policy that behaves as a sentence says; not to be jitted, see `read`.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           text: such as "hop on the left leg, fast".
           measures: `[M]` in task units to ask for beside it.
           encoder: as in `read`.
@@ -313,18 +313,18 @@ class PolicyGenerator:
     ) -> Params:
         """Draw one policy for several conditions at once: AND, or NOT where the scale is negative (see `compose`).
 
-        The decoder, which sees measures too, is told those that exactly one condition with a positive scale asks for;
+        The decoder, which sees measures too, gets those that exactly one condition with a positive scale asks for;
         the others the denoiser makes up beside the latent, also where two conditions pull one measure both ways.
 
         Args:
-          key: one key, one policy.
+          key: one key per policy.
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
           scales: `[K]` their strengths.
           steps: integration steps.
           method: `ddim`, `heun` or `ancestral`.
 
         Raises:
-          ValueError: if measures have the wrong shape, there is not one scale a condition, or, outside of jit,
+          ValueError: if measures have the wrong shape, there is not one scale per condition, or, outside of jit,
             measures lie outside their bounds.
         """
         measures, scales = jnp.asarray(measures, jnp.float32), jnp.asarray(scales, jnp.float32)
@@ -334,9 +334,9 @@ class PolicyGenerator:
                 f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
             )
         conditions = [self.condition(one) for one in measures]
-        told, denoise = joint(conditions, scales), compose(self.denoise, conditions, scales)
+        decoder_condition, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
         _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
-        return self.decode(*self._draw(draw_key, told, told, denoise, steps, method))
+        return self.decode(*self._draw(draw_key, decoder_condition, decoder_condition, denoise, steps, method))
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a policy at an observation `[O]`."""
@@ -387,8 +387,8 @@ class PolicyGenerator:
         batch = jax_export.symbolic_shape("b")[0]
 
         def generate(keys: Array, measures: Array) -> Params:
-            def one(key: Array, wanted: Array) -> Params:
-                condition = ask(self.grid.scaled(wanted), words=self.words)
+            def one(key: Array, target: Array) -> Params:
+                condition = make_condition(self.grid.scaled(target), words=self.words)
                 return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition)[:2])
 
             return jax.vmap(one)(keys, measures)

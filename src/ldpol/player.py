@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from ldpol.errors import UserError
 from ldpol.hooks import Progress, silent
-from ldpol.rollout import Apply, RolloutConfig, evaluate, over_chunks, policy_mesh
+from ldpol.rollout import Apply, RolloutConfig, over_chunks, policy_mesh, rollout_batch
 from ldpol.tasks import Task
-from ldpol.traits import behave, observe
+from ldpol.traits import behaviour_recorder, summarise_behaviour
 from ldpol.types import Behaviour, Key, Params, PyTree
 
 T = TypeVar("T")
@@ -43,12 +43,19 @@ def score_policies(
     config: RolloutConfig = RolloutConfig(),
     mesh: Mesh | None = None,
 ) -> Behaviour:
-    """Roll out N policies, `episodes` each; mean `Behaviour` `[N]`. Arguments as in `rollout.evaluate`."""
+    """Roll out N policies, `episodes` each; mean `Behaviour` `[N]`. Arguments as in `rollout.rollout_batch`."""
     _, episode_keys = _split(keys)
-    score, record = evaluate(
-        task, apply, policies, episode_keys, episodes=episodes, config=config, mesh=mesh, recorder=observe(task)
+    score, record = rollout_batch(
+        task,
+        apply,
+        policies,
+        episode_keys,
+        episodes=episodes,
+        config=config,
+        mesh=mesh,
+        recorder=behaviour_recorder(task),
     )
-    return jax.vmap(partial(behave, task))(score, record)
+    return jax.vmap(partial(summarise_behaviour, task))(score, record)
 
 
 def _split(keys: Key) -> tuple[Key, Key]:

@@ -85,7 +85,7 @@ class RolloutConfig:
     """How rollouts use a device.
 
     Attributes:
-      lanes: episodes a device plays side by side; None takes what is best for its kind.
+      lanes: episodes that run side by side on each device; None takes what is best for its kind.
       block: steps between two visits to the queue; longer blocks waste steps on finished episodes.
       layout: axis of the lanes in the arrays of the physics: `last` (see `lanes_last`) or `first` (`jax.vmap`); None
         takes what is best for the kind of device.
@@ -170,7 +170,7 @@ def rollout(task: Task, apply: Apply, params: Params, key: Key) -> Score:
     return _score(task, sums)
 
 
-def evaluate(
+def rollout_batch(
     task: Task,
     apply: Apply,
     policies: Params,
@@ -187,7 +187,7 @@ def evaluate(
       task: the task.
       apply: `(params, observation [O]) -> action [A]`.
       policies: leading axis N on every leaf.
-      keys: `[N]`, one a policy; its episodes fold in 0 ... E - 1, so a score depends neither on the
+      keys: `[N]`, one per policy; episode e uses fold_in(key, e), so a score depends neither on the
         other policies nor on the number of devices.
       episodes: E.
       config: lanes and block length.
@@ -204,9 +204,11 @@ def evaluate(
     count = keys.shape[0]
     leading = {leaf.shape[0] for leaf in jax.tree.leaves(policies)}
     if leading != {count}:
-        raise UserError(f"evaluate: {count} keys for policies with leading axes {sorted(leading)}; give one a policy")
+        raise UserError(
+            f"rollout_batch: {count} keys for policies with leading axes {sorted(leading)}; give one per policy"
+        )
     if episodes < 1:
-        raise UserError(f"evaluate: episodes must be at least 1, found {episodes}")
+        raise UserError(f"rollout_batch: episodes must be at least 1, found {episodes}")
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
     device = config.on(platform)
     work = partial(
@@ -218,7 +220,7 @@ def evaluate(
     if mesh is None:
         return work(policies, keys)
     if count % mesh.size:
-        raise UserError(f"evaluate: {count} policies do not split evenly over {mesh.size} devices; pad them first")
+        raise UserError(f"rollout_batch: {count} policies do not split evenly over {mesh.size} devices; pad them first")
     spec = PartitionSpec("policies")
     return jax.shard_map(work, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(policies, keys)
 
@@ -357,7 +359,7 @@ def over_chunks(
       inputs: pytree with leading axis N.
       key: folded with the row's number to give its key.
       numbers: `[N]` of the rows; rows of one number share their random numbers. None: 0 ... N - 1.
-      size: rows a chunk, a multiple of the mesh's size; the last chunk is filled up with repeated rows, so that one
+      size: rows per chunk, a multiple of the mesh's size; the last chunk is filled up with repeated rows, so that one
         compiled program serves any N.
       mesh: devices.
       done: called after each chunk with the number of rows it added.

@@ -156,15 +156,15 @@ def run(options: argparse.Namespace) -> str:
         session.say(f"sample: {one.message}")
     task = make_task(model)
     sample_key, play_key = jax.random.split(jax.random.key(options.seed))
-    wanted = jnp.asarray(measures, jnp.float32)
+    target = jnp.asarray(measures, jnp.float32)
     if text is not None and options.guidance is None:
         options.guidance = model.text_guidance
     guidance = model.guidance if options.guidance is None else options.guidance
     how = {name: value for name in ("quality", "guidance", "steps") if (value := getattr(options, name)) is not None}
 
     @jax.jit
-    def draw(model: Any, key: Any, wanted: Any, text: Any) -> Any:
-        return model.sample(key, wanted, text=text, **how)
+    def draw(model: Any, key: Any, target: Any, text: Any) -> Any:
+        return model.sample(key, target, text=text, **how)
 
     @jax.jit
     def play(policy: Any, keys: Any) -> Any:
@@ -172,7 +172,7 @@ def run(options: argparse.Namespace) -> str:
         return scores, jax.tree.map(lambda leaf: leaf[0], films)
 
     with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
-        policy = draw(model, sample_key, wanted, text)
+        policy = draw(model, sample_key, target, text)
         scores, shown = jax.tree.map(np.asarray, play(policy, jax.random.split(play_key, options.episodes)))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy)):
         raise UserError(f"the sampled policy is not finite: guidance {guidance:g} is too strong for this model")

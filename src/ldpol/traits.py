@@ -1,8 +1,9 @@
 """How a policy behaves beyond its measures: statistics of an episode, accumulated in fixed memory while it is played.
 
-    recorder = watch(task)
-    score, record = evaluate(..., episodes=E, recorder=recorder)
-    behaviour = jax.vmap(jax.vmap(partial(describe, task)))(score, record).mean(1)  # [N, E, K + M] -> [N, K + M]
+    recorder = trait_recorder(task)
+    score, record = rollout_batch(..., episodes=E, recorder=recorder)
+    each = jax.vmap(jax.vmap(partial(traits_and_measures, task)))(score, record)  # [N, E, K + M]
+    traits = each.mean(1)  # [N, K + M]
 
 A recorder sees the state before each step lived. Of a life of T steps it therefore sees the T states from the start to
 one step before the end, and T - 1 changes between them; speed and cadence are over these.
@@ -61,7 +62,7 @@ def traits(task: Task) -> tuple[Trait, ...]:
 
 
 def columns(task: Task) -> tuple[Trait, ...]:
-    """Return what the K + M columns of `describe` are: the task's traits, then its measures.
+    """Return what the K + M columns of `traits_and_measures` are: the task's traits, then its measures.
 
     Raises:
       ValueError: if the task does not say where its torso is.
@@ -105,7 +106,7 @@ class TraitSums:
     effort: Array
 
 
-def watch(task: Task) -> Recorder:
+def trait_recorder(task: Task) -> Recorder:
     """Return the recorder of a task's traits; its record is a `TraitSums`.
 
     Raises:
@@ -146,7 +147,7 @@ def _add(sums: TraitSums, torso: Torso, touching: Array, action: Array, least: i
     )
 
 
-def summarise(task: Task, sums: TraitSums) -> Array:
+def summarise_traits(task: Task, sums: TraitSums) -> Array:
     """Turn the sums of one episode into its traits `[K]`, in the order of `traits(task)`."""
     steps = jnp.maximum(sums.steps, 1.0)
     seconds = jnp.maximum(sums.steps - 1.0, 1.0) * task.dt  # nothing moved in a life of one step: 0 a second
@@ -173,25 +174,25 @@ def _asymmetry(task: Task, contacts: Array) -> Array:
     return first - second
 
 
-def describe(task: Task, score: Score, sums: TraitSums) -> Array:
+def traits_and_measures(task: Task, score: Score, sums: TraitSums) -> Array:
     """Put one episode's traits and measures side by side `[K + M]`, in the order of `columns(task)`."""
-    return jnp.concatenate([summarise(task, sums), score.measures])
+    return jnp.concatenate([summarise_traits(task, sums), score.measures])
 
 
-def observe(task: Task) -> Recorder:
-    """Return the recorder whose record `behave` reads; of a task without a torso, which has no traits, an empty one."""
-    return NO_RECORD if task.torso is None else watch(task)
+def behaviour_recorder(task: Task) -> Recorder:
+    """Return the recorder that `summarise_behaviour` reads; it records nothing for a task without a torso."""
+    return NO_RECORD if task.torso is None else trait_recorder(task)
 
 
-def behave(task: Task, score: Score, record: PyTree) -> Behaviour:
+def summarise_behaviour(task: Task, score: Score, record: PyTree) -> Behaviour:
     """Average the episodes of one policy.
 
     Args:
       task: the task.
       score: `[E]` of its episodes.
-      record: of the recorder `observe(task)`, leading axis E; anything for a task without a torso.
+      record: of the recorder `behaviour_recorder(task)`, leading axis E; anything for a task without a torso.
     """
     traits = jnp.zeros(0)
     if task.torso is not None:
-        traits = jax.vmap(partial(describe, task))(score, record).mean(0)
+        traits = jax.vmap(partial(traits_and_measures, task))(score, record).mean(0)
     return Behaviour(mean_score(score), traits)

@@ -15,7 +15,7 @@ from ldpol.archive.grid import Grid, Tessellation, Voronoi, make_voronoi
 from ldpol.archive.layouts import Head, Order, adopt, from_vectors
 from ldpol.errors import MissingFile, UserError
 from ldpol.networks import MLP, CustomNetwork, Network
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, mean_score
 
@@ -227,7 +227,7 @@ def from_policies(
         stacked = _adopted(policies, network, task, head, batched=batched)
     count = jax.tree.leaves(stacked)[0].shape[0]
     play = jax.jit(
-        lambda policies, keys: evaluate(task, network.apply, policies, keys, episodes=episodes, config=rollouts)
+        lambda policies, keys: rollout_batch(task, network.apply, policies, keys, episodes=episodes, config=rollouts)
     )
     score = mean_score(play(stacked, jax.random.split(key, count)))
     check_finite(score.measures, task)

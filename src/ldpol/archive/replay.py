@@ -15,7 +15,7 @@ from ldpol.archive.assembling import check_finite
 from ldpol.archive.layouts import ORDERS, Order, from_vectors, to_vectors
 from ldpol.errors import UserError
 from ldpol.networks import MLP, Network
-from ldpol.rollout import Recorder, RolloutConfig, evaluate
+from ldpol.rollout import Recorder, RolloutConfig, rollout_batch
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
 
@@ -138,7 +138,7 @@ def replay(
 
     @jax.jit
     def play(policies: Params, keys: Key) -> Any:
-        return evaluate(
+        return rollout_batch(
             task, archive.network.apply, policies, keys, episodes=episodes, config=rollouts, recorder=recorder
         )
 
@@ -263,7 +263,7 @@ def _try_others(archive: Archive, task: Task, key: Key, rollouts: RolloutConfig)
     which = jnp.repeat(jnp.asarray([net for net, _ in ways]), count)
     policies = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(laid_out[order][1] for _, order in ways))
     keys = jnp.tile(jax.random.split(key, count), len(ways))  # the same starts for all
-    play = jax.jit(lambda policies, keys: evaluate(task, apply, policies, keys, config=rollouts))
+    play = jax.jit(lambda policies, keys: rollout_batch(task, apply, policies, keys, config=rollouts))
     scores = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], play((which, policies), keys))
     tried = []
     for i, (net, order) in enumerate(ways):

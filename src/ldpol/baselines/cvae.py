@@ -10,7 +10,7 @@ from ldpol.baselines import conditional
 from ldpol.baselines.conditional import ConditionalGaussian
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder, latent_size
 from ldpol.networks import Network
 from ldpol.precision import expand
@@ -85,4 +85,4 @@ def generate(model: ConditionalDecoder, key: Key, measures: Array) -> Params:
     else:
         latent = conditional.draw(model.prior, key, place)
     latent = latent.reshape(model.autoencoder.latent)
-    return Decoder(model.shape, model.autoencoder).apply({"params": model.decoder}, latent, ask(place))
+    return Decoder(model.shape, model.autoencoder).apply({"params": model.decoder}, latent, make_condition(place))

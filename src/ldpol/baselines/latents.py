@@ -6,7 +6,7 @@ from flax import struct
 from ldpol.archive import Tessellation
 from ldpol.generator import PolicyGenerator
 from ldpol.measures import nearest
-from ldpol.model.condition import ask
+from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.networks import Network
 from ldpol.precision import expand
@@ -48,9 +48,9 @@ def fit(generator: PolicyGenerator, mean: Array, measures: Array) -> LatentTable
 
 
 def generate(model: LatentTable, key: Key, measures: Array) -> Params:
-    """Decode the latent of the elite nearest to `measures` `[M]`, told what is asked for; the key decides nothing."""
+    """Decode the latent of the elite nearest to `measures` `[M]`, for those measures; the key decides nothing."""
     del key
     model = expand(model)
     row = nearest(measures, model.measures)[0]
     decoder = Decoder(model.shape, model.autoencoder)
-    return decoder.apply({"params": model.decoder}, model.latents[row], ask(model.grid.scaled(measures)))
+    return decoder.apply({"params": model.decoder}, model.latents[row], make_condition(model.grid.scaled(measures)))

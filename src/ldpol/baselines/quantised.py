@@ -1,4 +1,4 @@
-"""The archive itself in fewer bits a number, asked by its nearest elite."""
+"""The archive itself in fewer bits a number, looked up by measures: the nearest elite answers."""
 
 import jax
 from flax import struct

@@ -1,4 +1,4 @@
-"""A few well-chosen elites of the archive, asked by the nearest of them."""
+"""A few well-chosen elites of the archive, looked up by measures: the nearest answers."""
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,8 @@ def choose(grid: Tessellation, fitness: Array, measures: Array, count: int) -> A
 
     def help_by(row: Array) -> Array:
         """Return how well one elite stands in for each of the others `[N]`."""
-        away = ((place - place[row]) ** 2).sum(-1)
-        return jnp.exp(-0.5 * away / radius**2 - jnp.maximum(fitness - fitness[row], 0.0) / spread)
+        squared = ((place - place[row]) ** 2).sum(-1)
+        return jnp.exp(-0.5 * squared / radius**2 - jnp.maximum(fitness - fitness[row], 0.0) / spread)
 
     def add(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         best, taken = carry

@@ -15,7 +15,7 @@ from ldpol.distillation.dagger import fit_with_dagger
 from ldpol.distillation.dataset import Dataset, Visit, act, normaliser
 from ldpol.distillation.encoder import Encoder, Posterior, TrainedEncoder, draw_around
 from ldpol.hooks import Hooks
-from ldpol.model.condition import Condition, ask
+from ldpol.model.condition import Condition, make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder, first_layer
 from ldpol.networks import Network, unfold_normaliser
 from ldpol.rollout import copied_to
@@ -160,7 +160,7 @@ def autoencoder_loss(
     if loss.kind == "parameters":
         # The mean and std that standardise are statistics, not weights.
         decoder = {**decoder, "MatrixHead_0": _freeze_statistics(decoder["MatrixHead_0"])}
-    student: Any = Decoder(shape, config).apply({"params": decoder}, latent, ask(seen))
+    student: Any = Decoder(shape, config).apply({"params": decoder}, latent, make_condition(seen))
     kl = kl_divergence(mean, log_variance)
     action_mse = jnp.mean(shape.action_error(shape.pre_action(student, states), actions) ** 2)
     if loss.kind == "behaviour":
@@ -220,7 +220,7 @@ def autoencoder_step(
 def make_decode(shape: Network, config: AutoencoderConfig) -> Callable[[PyTree, Array, Array], Params]:
     """Return the compiled `(decoder, latents [N, h, w, c], measures [N, M]) -> policies`."""
     decoder = Decoder(shape, config)
-    return jax.jit(jax.vmap(lambda p, latent, told: decoder.apply({"params": p}, latent, ask(told)), (None, 0, 0)))
+    return jax.jit(jax.vmap(lambda p, latent, m: decoder.apply({"params": p}, latent, make_condition(m)), (None, 0, 0)))
 
 
 def train_autoencoder(

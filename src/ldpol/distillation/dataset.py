@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ldpol.archive import Archive
 from ldpol.distillation.config import CollectConfig, WeightsConfig
 from ldpol.hooks import Hooks
-from ldpol.rollout import Apply, RolloutConfig, copied_to, evaluate, keep_states, over_chunks
+from ldpol.rollout import Apply, RolloutConfig, copied_to, keep_states, over_chunks, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
 
@@ -123,7 +123,7 @@ def make_visit(
     @jax.jit
     def play(shared: PyTree, policies: Params, keys: Key) -> Any:
         one = apply if shared is None else partial(apply, shared)
-        return evaluate(task, one, policies, keys, **how)
+        return rollout_batch(task, one, policies, keys, **how)
 
     def visit(policies: Params, key: Key, title: str, shared: PyTree = None) -> np.ndarray:
         count, shared = jax.tree.leaves(policies)[0].shape[0], jax.device_put(shared, copied_to(mesh))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ldpol.distillation.config import DenoiserTraining, DiffusionLoss
 from ldpol.distillation.targets import LatentDataset, Spread, posterior_mean
 from ldpol.hooks import Hooks
-from ldpol.model.condition import Condition, ask, drop, nothing
+from ldpol.model.condition import Condition, drop, make_condition, null_condition
 from ldpol.model.denoiser import make_network
 from ldpol.model.diffusion import Schedule, add_noise, diffusion_loss, make_schedule, precondition
 from ldpol.model.sampler import noise_levels
@@ -34,12 +34,12 @@ def request(loss: DiffusionLoss, dataset: LatentDataset, key: Key, row: Array) -
     label_key, rank_key, caption_key, drop_key = jax.random.split(key, 4)
     measures = dataset.measures[row] + loss.noise * jax.random.normal(label_key, dataset.measures.shape[1:])
     quality = dataset.quality[row] + loss.quality_noise * jax.random.normal(rank_key)
-    text, said = None, None
+    text, claims = None, None
     if dataset.captions is not None:
         place = jax.random.randint(caption_key, (), 0, dataset.captions.texts.shape[1])
         text = dataset.captions.texts[row, place]
-        said = dataset.captions.said[row, place]
-    return drop(drop_key, ask(measures, quality, text), loss.drop), said
+        claims = dataset.captions.claims[row, place]
+    return drop(drop_key, make_condition(measures, quality, text), loss.drop), claims
 
 
 def draw_levels(key: Key, schedule: Schedule, batch: int, visited: float, steps: int) -> Array:
@@ -78,13 +78,13 @@ def diffusion_step(
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
     shape = (loss.batch, *dataset.mean.shape[1:])
     clean = dataset.mean[rows] + dataset.deviation * jax.random.normal(posterior_key, shape)
-    conditions, said = jax.vmap(partial(request, loss, dataset))(jax.random.split(request_key, loss.batch), rows)
+    conditions, claims = jax.vmap(partial(request, loss, dataset))(jax.random.split(request_key, loss.batch), rows)
     levels = draw_levels(level_key, schedule, loss.batch, loss.visited, steps)
     noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))
     target = clean
     if loss.target == "posterior":
         spread = Spread(loss.noise, loss.quality_noise)
-        target = jax.vmap(partial(posterior_mean, schedule, dataset, spread))(noisy, levels, conditions, said)
+        target = jax.vmap(partial(posterior_mean, schedule, dataset, spread))(noisy, levels, conditions, claims)
 
     def batch_loss(params: PyTree) -> Array:
         denoise = precondition(partial(network.apply, {"params": params}), schedule, loss.parametrisation)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ def train_denoiser(
     network = make_network(training.architecture, (h, w, c))
     init_key, train_key = jax.random.split(key)
     words = 0 if dataset.captions is None else dataset.captions.texts.shape[-1]
-    one = (dataset.mean[0], jnp.zeros(()), nothing(dataset.measures.shape[1], words=words))
+    one = (dataset.mean[0], jnp.zeros(()), null_condition(dataset.measures.shape[1], words=words))
     state = start_state(training.optimiser, jax.jit(network.init)(init_key, *one)["params"])
     step = partial(diffusion_step, network, training, sampler_steps, mesh)
     data = jax.device_put(dataset, copied_to(mesh))

@@ -76,8 +76,8 @@ def train_reader(
     language = Language(WORDLLAMA, config.tower, claims, tuple(sorted(lexicon.vocabulary(task))))
     with hooks.progress("captions of the archive", 1, "step"):
         encoder = load_encoder(language)
-        said = [captions(grammar, row, count=config.captions, seed=i) for i, row in enumerate(traits)]
-        bank = make_bank(claims, [caption for of_one in said for caption in of_one], encoder)
+        written = [captions(grammar, row, count=config.captions, seed=i) for i, row in enumerate(traits)]
+        bank = make_bank(claims, [caption for of_one in written for caption in of_one], encoder)
     tower = make_tower(config.tower, len(claims))
     init_key, train_key = jax.random.split(key)
     state = start_state(config.optimiser, init_tower(tower, bank, init_key))

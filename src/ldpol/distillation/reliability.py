@@ -1,4 +1,4 @@
-"""How far an elite can be relied on: does a policy decoded near it behave as the decoder was told?
+"""How far an elite can be relied on: does a policy decoded near it reach the measures given to the decoder?
 
 Decoded policies deviate reproducibly from their elites. Several elites can serve one condition, so those that decode
 badly are drawn less often and their neighbours answer for them. What was evaluated is kept: a verified draw answers

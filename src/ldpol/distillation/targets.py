@@ -38,12 +38,12 @@ class CaptionDataset:
 
     Attributes:
       texts: `[N, P, L]` what a reader understands of each caption.
-      said: `[N, P, L]` 1.0 for the claims that it makes.
+      claims: `[N, P, L]` 1.0 for the claims that it makes.
       truth: `[N, L]` log-likelihood of each claim for each elite: 0 where it is true.
     """
 
     texts: Array
-    said: Array
+    claims: Array
     truth: Array
 
 
@@ -117,7 +117,7 @@ class Spread(NamedTuple):
     quality: float
 
 
-def agreement(dataset: LatentDataset, spread: Spread, condition: Condition, said: Array | None) -> Array:
+def agreement(dataset: LatentDataset, spread: Spread, condition: Condition, claims: Array | None) -> Array:
     """Return how well each elite answers a condition, as log-likelihoods `[N]` up to a constant.
 
     Asked measures and ranks are an elite's own with Gaussian noise; a caption is as likely for an elite as all of its
@@ -127,13 +127,13 @@ def agreement(dataset: LatentDataset, spread: Spread, condition: Condition, said
       dataset: the elites.
       spread: noise of what is asked for.
       condition: what is asked for.
-      said: `[L]` the claims that the condition's text makes; None for a model without language.
+      claims: `[L]` the claims that the condition's text makes; None for a model without language.
     """
-    away = ((condition.measures - dataset.measures) ** 2) @ condition.given / spread.measures**2
-    away += condition.quality_given * (condition.quality - dataset.quality) ** 2 / spread.quality**2
-    if said is None or dataset.captions is None:
-        return -0.5 * away
-    return -0.5 * away + condition.text_given * (dataset.captions.truth @ said)
+    squared = ((condition.measures - dataset.measures) ** 2) @ condition.mask / spread.measures**2
+    squared += condition.quality_mask * (condition.quality - dataset.quality) ** 2 / spread.quality**2
+    if claims is None or dataset.captions is None:
+        return -0.5 * squared
+    return -0.5 * squared + condition.text_mask * (dataset.captions.truth @ claims)
 
 
 def posterior_mean(
@@ -143,7 +143,7 @@ def posterior_mean(
     x: Array,
     t: Array,
     condition: Condition,
-    said: Array | None = None,
+    claims: Array | None = None,
 ) -> Array:
     """Return E[x_0 | x_t, condition] over all elites in closed form, `[h, w, C]`: what a perfect denoiser says.
 
@@ -159,7 +159,7 @@ def posterior_mean(
       x: `[h, w, C]` the noisy image.
       t: `[]` its noise level.
       condition: what is asked for.
-      said: `[L]` the claims that the condition's text makes.
+      claims: `[L]` the claims that the condition's text makes.
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     flat, means, own = (
@@ -170,6 +170,6 @@ def posterior_mean(
     variance = sigma**2 + alpha**2 * own
     # |x - alpha mu|^2 / variance without its constant term, as two products instead of N x L differences.
     fit = means @ (alpha * flat / variance) - 0.5 * (means**2) @ (alpha**2 / variance)
-    share = jax.nn.softmax(jnp.log(dataset.weights) + fit + agreement(dataset, spread, condition, said))
+    share = jax.nn.softmax(jnp.log(dataset.weights) + fit + agreement(dataset, spread, condition, claims))
     centre = share @ means
     return (centre + alpha * own / variance * (flat - alpha * centre)).reshape(x.shape)

@@ -123,7 +123,7 @@ class Context:
         """Choose elites at random, without repetition, in order: at most `count` rows `[n]`."""
         return np.sort(self.random(name).permutation(len(self.archive))[:count])
 
-    def keep(self, suite: Suite, name: str, compute: Callable[[], T], blank: T) -> T:
+    def cached(self, suite: Suite, name: str, compute: Callable[[], T], blank: T) -> T:
         """Return what `compute` makes, or what an earlier run with an equal suite left; see `Hooks.remember`."""
         settings = asdict(suite)  # type: ignore[call-overload]
         about = {"episodes": self.player.episodes, "suite": suite.name, "settings": settings}
@@ -174,7 +174,7 @@ class Context:
         numbers: np.ndarray | None,
     ) -> Behaviour:
         how = {"title": title, "progress": self.hooks.progress, "numbers": numbers}
-        return self.keep(suite, name, lambda: self.player.over(program, rows, key, **how), BLANK)
+        return self.cached(suite, name, lambda: self.player.over(program, rows, key, **how), BLANK)
 
     def without(self, suite: str, reason: str) -> None:
         """Log that a suite is left out."""

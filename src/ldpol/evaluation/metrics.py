@@ -24,7 +24,7 @@ def js_divergence(grid: Tessellation, one: Array, other: Array) -> float:
     """Return the Jensen-Shannon divergence of two samples of measures, in bits, 0 (same) to 1 (disjoint).
 
     Args:
-      grid: whose cells, merged to at most 10 a measure, are the histogram's bins.
+      grid: whose cells, merged to at most 10 per measure, are the histogram's bins.
       one: `[N, M]`.
       other: `[N', M]`.
     """

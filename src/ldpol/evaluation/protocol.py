@@ -16,8 +16,7 @@ from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
 from ldpol.reference import Split
 from ldpol.reference import split as hold_out
-from ldpol.rollout import copied_to, keep_states, over_chunks
-from ldpol.rollout import evaluate as roll_out
+from ldpol.rollout import copied_to, keep_states, over_chunks, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Key
 
@@ -63,7 +62,7 @@ def open_context(
 def visited(archive: Archive, task: Task, player: Player, key: Key, hooks: Hooks) -> np.ndarray:
     """Return observations `[B, O]` that the elites visit, `STATES` each."""
     how = {"mesh": player.mesh, "recorder": keep_states(task, STATES)}
-    program = jax.jit(lambda policies, keys: roll_out(task, archive.network.apply, policies, keys, **how)[1][0])
+    program = jax.jit(lambda policies, keys: rollout_batch(task, archive.network.apply, policies, keys, **how)[1][0])
     with hooks.progress("states of the elites", len(archive)) as done:
         states = over_chunks(program, archive.policies, key, size=player.chunk, mesh=player.mesh, done=done)
     return states.reshape(-1, task.observation_size)

@@ -44,11 +44,11 @@ def measure(grid: Tessellation, reference: Score, generated: Score, kind: np.nda
         found |= {f"{name}_mem": part.get("mem"), f"{name}_reward_ratio": part.get("reward_ratio")}
     inside, found["box_cells"] = kind == 2, None
     if inside.any():
-        wanted, reached = (
+        present, reached = (
             set(np.asarray(grid.index(jnp.asarray(score.measures)[inside])).tolist())
             for score in (reference, generated)
         )
-        found["box_cells"] = len(wanted & reached)
+        found["box_cells"] = len(present & reached)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Do policies do what was said? Captions checked claim by claim."""
+"""Do policies do what captions claim? Captions checked claim by claim."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,11 +62,11 @@ def understood(captions: Sequence[Caption], known: Sequence[Any], read: NDArray)
       `recall` of the claims made, `precision` of those understood at 0.5 and more, and the share of captions of which
       everything was understood and nothing else (`exact`).
     """
-    said = np.asarray([[claim in one.said for claim in known] for one in captions])
+    made = np.asarray([[claim in one.base_claims for claim in known] for one in captions])
     heard = np.asarray(read) >= 0.5
-    both = (said & heard).sum()
+    both = (made & heard).sum()
     return {
-        "recall": float(both / max(said.sum(), 1)),
+        "recall": float(both / max(made.sum(), 1)),
         "precision": float(both / max(heard.sum(), 1)),
-        "exact": float((said == heard).all(1).mean()),
+        "exact": float((made == heard).all(1).mean()),
     }

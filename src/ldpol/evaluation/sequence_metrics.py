@@ -43,18 +43,18 @@ def sequence_ratios(
     """
     segments = score.segments
     measures, lived, survived = np.asarray(segments.measures), np.asarray(segments.lived), np.asarray(segments.survived)
-    wanted = np.asarray(targets, np.float32)
-    if measures.ndim != 4 or wanted.shape != (measures.shape[0], *measures.shape[2:]):
+    target = np.asarray(targets, np.float32)
+    if measures.ndim != 4 or target.shape != (measures.shape[0], *measures.shape[2:]):
         raise UserError(
             f"scores of {measures.shape[:-1]} (sequences, episodes, segments) do not fit targets of shape "
-            f"{wanted.shape}; expected targets [S, K, M] of the same sequences"
+            f"{target.shape}; expected targets [S, K, M] of the same sequences"
         )
     full = steps * measures.shape[2]
     reached = lived > 0
-    asked = np.broadcast_to(np.isfinite(wanted).max(-1)[:, None], reached.shape)
-    measured = asked & ~np.isnan(measures).any(-1)
-    away = np.where(np.isnan(wanted)[:, None] | np.isnan(measures), 0.0, measures - wanted[:, None])
-    distance = np.where(measured, np.linalg.norm(away, axis=-1), 0.0)
+    counted = np.broadcast_to(np.isfinite(target).max(-1)[:, None], reached.shape)
+    measured = counted & ~np.isnan(measures).any(-1)
+    error = np.where(np.isnan(target)[:, None] | np.isnan(measures), 0.0, measures - target[:, None])
+    distance = np.where(measured, np.linalg.norm(error, axis=-1), 0.0)
     hit = measured & survived & (distance < within)
     return {
         "survival": _mean(np.asarray(score.length) > LONG * full),
@@ -62,10 +62,10 @@ def sequence_ratios(
         "fitness": _mean(np.asarray(score.fitness)),
         "mem": Ratio(distance.sum((1, 2)), measured.sum((1, 2))),
         "segment_mem": Ratio(distance.sum(1), measured.sum(1)),
-        "hits": Ratio(hit.sum((1, 2)), asked.sum((1, 2))),
+        "hits": Ratio(hit.sum((1, 2)), counted.sum((1, 2))),
         "reached": _mean(reached),
         "segment_survival": Ratio(survived.sum(1), reached.sum(1)),
-        "transitions": _transitions(wanted, reached, survived, areas),
+        "transitions": _transitions(target, reached, survived, areas),
         "look_ahead": _mean(np.asarray(score.look_ahead)),
     }
 
@@ -94,13 +94,13 @@ def _mean(values: np.ndarray) -> Ratio:
     return Ratio(values.sum(1, dtype=float), np.full((values.shape[0], *values.shape[2:]), values.shape[1]))
 
 
-def _transitions(wanted: np.ndarray, reached: np.ndarray, survived: np.ndarray, areas: Grid) -> Ratio:
+def _transitions(targets: np.ndarray, reached: np.ndarray, survived: np.ndarray, areas: Grid) -> Ratio:
     """Count, by the regions asked for before and after a switch, the episodes that met it and that survived it."""
-    known = np.isfinite(wanted).min(-1)
-    region = np.asarray(areas.index(jnp.where(known[..., None], wanted, jnp.asarray(areas.low))))
-    counts = np.zeros((2, len(wanted), areas.cells, areas.cells))
-    for s in range(len(wanted)):
-        for k in range(1, wanted.shape[1]):
+    known = np.isfinite(targets).min(-1)
+    region = np.asarray(areas.index(jnp.where(known[..., None], targets, jnp.asarray(areas.low))))
+    counts = np.zeros((2, len(targets), areas.cells, areas.cells))
+    for s in range(len(targets)):
+        for k in range(1, targets.shape[1]):
             if known[s, k - 1] and known[s, k]:
                 # The first switch, into the first segment, has nothing before it and is not counted.
                 counts[:, s, region[s, k - 1], region[s, k]] += survived[s, :, k].sum(), reached[s, :, k].sum()

@@ -46,7 +46,7 @@ def base(task: str) -> Config:
     config.train = as_section(DistillConfig(), *SHARED)
     config.train.held_out = ConfigDict({"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)})
     config.train.update(steps_per_call=200, checkpoint_seconds=20.0)
-    # Other suites: guidance, composition, language, sequencing, cutout and steadiness, which take minutes more.
+    # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness) take minutes more.
     config.eval = ConfigDict({"suites": ("reconstruction",), "episodes": DistillConfig.episodes})
     for name, suite in SUITES.items():
         section = as_section(suite(), "rollout")

@@ -31,9 +31,9 @@ def run(config: Config, workdir: Path) -> None:
     """
     folder, task = workdir / "train", configs.task_of(config)
     stored = stages.load_archive(config, task, workdir)
-    asked = MLP(task.observation_size, task.action_size, tuple(config.policy.hidden))
-    if IMPORTED_FROM not in dict(stored.settings) and stored.network != asked:
-        raise UserError(f"the archive's policies are {stored.network}, the config asks for {asked}")
+    expected = MLP(task.observation_size, task.action_size, tuple(config.policy.hidden))
+    if IMPORTED_FROM not in dict(stored.settings) and stored.network != expected:
+        raise UserError(f"the archive's policies are {stored.network}, the config asks for {expected}")
     about = {
         "config": configs.as_json(config, *SECTIONS),
         "archive": storage.fingerprint(stages.elites_of(workdir)),

@@ -47,7 +47,7 @@ def vary(config: Config, variant: str) -> Config:
 
 def _smoke(config: Config) -> None:
     """Everything once, in about a minute; the numbers mean nothing."""
-    names = ("reconstruction", "guidance", "composition", "language", "sequencing", "cutout", "steadiness")
+    names = ("reconstruction", "guidance", "composition", "language", "sequencing", "held_out_region", "steadiness")
     config.eval.suites = names
     config.task.episode_length = 50
     config.policy.hidden = (16, 16)
@@ -78,7 +78,7 @@ def _smoke(config: Config) -> None:
     config.eval.sequencing.update(
         sequences=4, segments=2, episodes=2, settle=5, candidates=(1, 2), horizon=30, look_ahead_episodes=1, chunk=8
     )
-    config.eval.cutout.draws = 1
+    config.eval.held_out_region.draws = 1
     config.eval.steadiness.plays = 2
 
 
@@ -109,7 +109,7 @@ def _accelerator(config: Config) -> None:
     config.eval.sequencing.update(
         sequences=1000, candidates=(4, 16, 64), horizon=500, look_ahead_episodes=50, chunk=200
     )
-    config.eval.cutout.draws = 50
+    config.eval.held_out_region.draws = 50
 
 
 def _published_ppga(config: Config) -> None:

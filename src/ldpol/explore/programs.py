@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
 from ldpol.planning.choosing import around, from_generator, look_ahead
-from ldpol.planning.sequencing import Sequel
-from ldpol.rollout import Apply, RolloutConfig, evaluate
+from ldpol.planning.sequencing import NextRequest
+from ldpol.rollout import Apply, RolloutConfig, rollout_batch
 from ldpol.tasks import Task, TaskState
-from ldpol.traits import behave, observe
+from ldpol.traits import behaviour_recorder, summarise_behaviour
 from ldpol.types import Array, Key, Params, Score
 
 EPISODES = 10
@@ -79,16 +79,18 @@ def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, 
 
 
 def judge(task: Task, apply: Apply, policy: Params, key: Key) -> tuple[Score, Array]:
-    """Roll out one policy as `rollout.evaluate` does with `key[None]`.
+    """Roll out one policy as `rollout.rollout_batch` does with `key[None]`.
 
     Returns:
       The `Score` `[E]` of its episodes, and its traits and measures `[C]`, means of them.
     """
     one = jax.tree.map(lambda leaf: leaf[None], policy)
     lanes = RolloutConfig(lanes=EPISODES)
-    scores, records = evaluate(task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=observe(task))
+    scores, records = rollout_batch(
+        task, apply, one, key[None], episodes=EPISODES, config=lanes, recorder=behaviour_recorder(task)
+    )
     score, record = jax.tree.map(lambda leaf: leaf[0], (scores, records))
-    return score, behave(task, score, record).traits
+    return score, summarise_behaviour(task, score, record).traits
 
 
 def segment_length(task: Task) -> int:
@@ -119,7 +121,7 @@ def choose(
 
     def sample(asked: Asked, key: Key, measures: Array, quality: Array) -> Params:
         text = _spoken(model, asked.text)
-        return model.sample(key, measures, quality=quality, text=text, guidance=asked.guidance, complete=False)
+        return model.sample(key, measures, quality=quality, text=text, guidance=asked.guidance, impute=False)
 
     def candidates(key: Key, asked: Asked) -> Params:
         low, high = model.grid.low, model.grid.high
@@ -135,7 +137,7 @@ def choose(
         follow=from_generator(lambda key, asked: sample(asked, key, asked.measures, asked.quality), 1),
         target=lambda asked: asked.measures,
     )
-    return chosen(key, asked, state, Sequel(*after)).policy
+    return chosen(key, asked, state, NextRequest(*after)).policy
 
 
 def _spoken(model: PolicyGenerator, text: Array) -> Array | None:

@@ -32,13 +32,13 @@ class Caption(NamedTuple):
 
     Attributes:
       text: the sentence.
-      claims: at most one a trait: where several were made, all hold.
-      said: the distinct claims of its words, as the grammar makes them, before they are merged.
+      claims: at most one per trait: where several were made, all hold.
+      base_claims: the distinct claims of its words, as the grammar makes them, before they are merged.
     """
 
     text: str
     claims: tuple[Claim, ...]
-    said: tuple[Claim, ...]
+    base_claims: tuple[Claim, ...]
 
 
 class Grammar(NamedTuple):
@@ -146,13 +146,13 @@ def _write(
     pick = lambda options: options[rng.integers(len(options))]  # noqa: E731
     # The later verbs say more than the first three.
     verb, claims = pick(verbs[1:]) if len(verbs) > 1 and rng.random() < 0.5 else verbs[0]
-    topics, said = set(verb.topics), list(claims)
+    topics, made = set(verb.topics), list(claims)
     manners = [option for option in manners if not topics & set(option[0].topics)]
     manner = ""
     if manners and rng.random() < 0.7:
         meaning, claims = pick(manners)
         manner = pick(meaning.wordings(split))
-        said += claims
+        made += claims
     parts: list[str] = []
     for _ in range(rng.choice(len(CLAUSES), p=CLAUSES)):
         open_ = [option for option in clauses if not topics & set(option[0].topics)]
@@ -163,7 +163,7 @@ def _write(
         meaning, claims = pick([option for option in open_ if option[0].topics[0] == topic])
         parts.append(pick(meaning.wordings(split)))
         topics |= set(meaning.topics)
-        said += claims
+        made += claims
     frames = [f for f in FRAMES[split] if (parts or "{before}" not in f) and (manner or "{manner}" not in f)]
     frame = pick(frames)
     inflections, _, rest = pick(verb.wordings(split)).partition(" ")
@@ -177,7 +177,7 @@ def _write(
     )
     if rng.random() < 0.5:
         text = text[0].upper() + text[1:] + "."
-    return Caption(text, merge(said), tuple(dict.fromkeys(said)))
+    return Caption(text, merge(made), tuple(dict.fromkeys(made)))
 
 
 def _joint(rng: np.random.Generator, part: str, index: int, count: int) -> str:
@@ -192,7 +192,7 @@ def _list(parts: Sequence[str]) -> str:
 
 
 def merge(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """Return one claim a trait: where several were made, all hold. Contradictions leave an empty interval."""
+    """Return one claim per trait: where several were made, all hold. Contradictions leave an empty interval."""
     merged: dict[str, Claim] = {}
     for claim in claims:
         before = merged.get(claim.trait, claim)

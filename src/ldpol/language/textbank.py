@@ -47,7 +47,7 @@ def make_bank(claims: Sequence[Claim], written: Sequence[Caption], encoder: Text
     Raises:
       ValueError: if there are no captions, or one makes a claim that is not among the labels.
     """
-    missing = {claim for caption in written for claim in caption.said} - set(claims)
+    missing = {claim for caption in written for claim in caption.base_claims} - set(claims)
     if not written or missing:
         raise UserError(f"make_bank: {len(written)} captions, with claims that are not among the labels: {missing}")
     vectors, ids, mask = _tokens(encoder, [caption.text for caption in written])
@@ -62,7 +62,7 @@ def _labels(claims: Sequence[Claim], written: Sequence[Caption]) -> NDArray[np.f
     place = {claim: i for i, claim in enumerate(claims)}
     labels = np.zeros((len(written), len(claims)), np.float32)
     for row, caption in zip(labels, written, strict=True):
-        row[[place[claim] for claim in caption.said]] = 1.0
+        row[[place[claim] for claim in caption.base_claims]] = 1.0
     return labels
 
 

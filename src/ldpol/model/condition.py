@@ -21,27 +21,27 @@ class Condition:
     """One request.
 
     Attributes:
-      measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where not given.
-      given: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
-      quality: `[]` in [0, 1]: which quantile of the archive's fitness; zero if not given.
-      quality_given: `[]` 1.0 if it is asked for.
-      text: `[L]` what a sentence claims, as `language.understanding` reads it; zeros if not given, empty in a model
+      measures: `[M]` in [0, 1] (scaled by the grid's bounds); zero where masked out.
+      mask: `[M]` 1.0 where a measure is asked for, 0.0 where it is left free.
+      quality: `[]` in [0, 1]: which quantile of the archive's fitness; zero where masked out.
+      quality_mask: `[]` 1.0 if it is asked for.
+      text: `[L]` what a sentence claims, as `language.understanding` reads it; zeros where masked out, empty in a model
         without language.
-      text_given: `[]` 1.0 if there is a sentence.
+      text_mask: `[]` 1.0 if there is a sentence.
     """
 
     measures: Array
-    given: Array
+    mask: Array
     quality: Array = struct.field(default_factory=lambda: jnp.zeros(()))
-    quality_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    quality_mask: Array = struct.field(default_factory=lambda: jnp.zeros(()))
     text: Array = struct.field(default_factory=lambda: jnp.zeros(0))
-    text_given: Array = struct.field(default_factory=lambda: jnp.zeros(()))
+    text_mask: Array = struct.field(default_factory=lambda: jnp.zeros(()))
 
 
-def ask(
+def make_condition(
     measures: Array, quality: Array | float | None = None, text: Array | None = None, *, words: int = 0
 ) -> Condition:
-    """Turn wishes into a condition.
+    """Make a condition.
 
     Args:
       measures: `[M]` in [0, 1]; NaN leaves a measure free.
@@ -49,50 +49,50 @@ def ask(
       text: `[L]` what a sentence claims; NaN or None leaves it free.
       words: L of the model, for a condition without text that has the form of one with it.
     """
-    given = ~jnp.isnan(measures)
+    known = ~jnp.isnan(measures)
     rank = jnp.asarray(jnp.nan if quality is None else quality, jnp.float32)
     ranked = ~jnp.isnan(rank)
-    said = jnp.full(words, jnp.nan) if text is None else text
-    spoken = ~jnp.isnan(said).any() & (text is not None)
+    values = jnp.full(words, jnp.nan) if text is None else text
+    spoken = ~jnp.isnan(values).any() & (text is not None)
     return Condition(
-        jnp.where(given, measures, 0.0),
-        given.astype(jnp.float32),
+        jnp.where(known, measures, 0.0),
+        known.astype(jnp.float32),
         jnp.where(ranked, rank, 0.0),
         ranked.astype(jnp.float32),
-        jnp.where(spoken, said, 0.0),
+        jnp.where(spoken, values, 0.0),
         spoken.astype(jnp.float32),
     )
 
 
-def nothing(measures: int, *, words: int = 0) -> Condition:
+def null_condition(measures: int, *, words: int = 0) -> Condition:
     """Return the condition that asks for nothing: the trained unconditional branch."""
-    return free(ask(jnp.zeros(measures), words=words))
+    return unconditional(make_condition(jnp.zeros(measures), words=words))
 
 
-def free(condition: Condition) -> Condition:
+def unconditional(condition: Condition) -> Condition:
     """Return the condition of the same form that asks for nothing."""
     return jax.tree.map(jnp.zeros_like, condition)
 
 
-def joint(conditions: Sequence[Condition], scales: Array) -> Condition:
-    """Return the one condition that asks for each measure that exactly one of several asks for.
+def merge_conditions(conditions: Sequence[Condition], scales: Array) -> Condition:
+    """Merge conditions into one that asks for each measure that exactly one of them asks for.
 
     Args:
       conditions: K of them.
       scales: `[K]` their strengths in a composition; negative ones ask for nothing.
 
     Returns:
-      A condition on measures alone, which is what a decoder is told.
+      A condition on measures alone, which is what a decoder sees.
     """
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *conditions)
-    given = stack.given * (scales > 0)[:, None]
-    once = (given.sum(0) == 1).astype(jnp.float32)
-    apart = free(conditions[0])
-    return dataclasses.replace(apart, measures=(stack.measures * given).sum(0) * once, given=once)
+    mask = stack.mask * (scales > 0)[:, None]
+    once = (mask.sum(0) == 1).astype(jnp.float32)
+    apart = unconditional(conditions[0])
+    return dataclasses.replace(apart, measures=(stack.measures * mask).sum(0) * once, mask=once)
 
 
 class Drop(NamedTuple):
-    """How training leaves wishes free, so that any subset of them can be asked for later.
+    """How often training leaves parts of a condition free, so that any subset of them can be asked for later.
 
     Attributes:
       everything: probability of dropping all measures at once.
@@ -110,7 +110,7 @@ class Drop(NamedTuple):
 
 
 def drop(key: Key, condition: Condition, how: Drop) -> Condition:
-    """Leave wishes free at random, as training does.
+    """Leave parts of a condition free at random, as training does.
 
     Args:
       key: decides what is dropped.
@@ -118,19 +118,19 @@ def drop(key: Key, condition: Condition, how: Drop) -> Condition:
       how: probabilities.
     """
     all_key, each_key, quality_key, text_key = jax.random.split(key, 4)
-    quality_given = condition.quality_given * (jax.random.uniform(quality_key) >= how.quality)
-    text_given = condition.text_given * (jax.random.uniform(text_key) >= how.text)
-    everything = jnp.where(quality_given + text_given > 0, how.beside, how.everything)
+    quality_mask = condition.quality_mask * (jax.random.uniform(quality_key) >= how.quality)
+    text_mask = condition.text_mask * (jax.random.uniform(text_key) >= how.text)
+    everything = jnp.where(quality_mask + text_mask > 0, how.beside, how.everything)
     keep = jax.random.uniform(all_key) >= everything
-    keep = keep & (jax.random.uniform(each_key, condition.given.shape) >= how.each)
-    given = condition.given * keep
+    keep = keep & (jax.random.uniform(each_key, condition.mask.shape) >= how.each)
+    mask = condition.mask * keep
     return Condition(
-        condition.measures * given,
-        given,
-        condition.quality * quality_given,
-        quality_given,
-        condition.text * text_given,
-        text_given,
+        condition.measures * mask,
+        mask,
+        condition.quality * quality_mask,
+        quality_mask,
+        condition.text * text_mask,
+        text_mask,
     )
 
 
@@ -157,7 +157,7 @@ def joint_features(values: Array, octaves: int, count: int) -> Array:
 class ConditionEmbedding(nn.Module):
     """Condition to vector `[width]`: tokens summed, then mixed.
 
-    One token a measure, and one for all measures together that is there when none is free; with `commands`, one for
+    One token per measure, and one for all measures together where none is free; with `commands`, one for
     the rank of fitness and one for text. Whatever is absent is replaced by a learned null token.
 
     Attributes:
@@ -182,15 +182,15 @@ class ConditionEmbedding(nn.Module):
             *jnp.einsum("mf,mfw->mw", features, kernel),
             nn.Dense(self.width, name="joint")(joint_features(condition.measures, self.octaves, self.joint)),
         ]
-        given = [*condition.given, condition.given.min()]
+        mask = [*condition.mask, condition.mask.min()]
         if self.commands:
             rank = fourier_features(condition.quality[None], RANK_OCTAVES)[0]
             tokens.append(nn.Dense(self.width, name="quality")(rank))
-            given.append(condition.quality_given)
+            mask.append(condition.quality_mask)
             if condition.text.shape[0]:
                 tokens.append(nn.Dense(self.width, name="text")(condition.text))
-                given.append(condition.text_given)
+                mask.append(condition.text_mask)
         null = self.param("null", nn.initializers.normal(0.1), (len(tokens), self.width))
-        there = jnp.stack(given)[:, None]
+        there = jnp.stack(mask)[:, None]
         mixed = jnp.stack(tokens) * there + null * (1.0 - there)
         return nn.Dense(self.width)(nn.silu(mixed.sum(0)))

@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 
 from ldpol.errors import UserError
-from ldpol.model.condition import Condition, free
+from ldpol.model.condition import Condition, unconditional
 from ldpol.types import Array
 
 Denoise = Callable[[Array, Array, Condition], Array]
@@ -139,7 +139,7 @@ def guide(denoise: Denoise, scale: float | Array) -> Denoise:
         return denoise
 
     def guided(x: Array, t: Array, condition: Condition) -> Array:
-        base = denoise(x, t, free(condition))
+        base = denoise(x, t, unconditional(condition))
         return base + scale * (denoise(x, t, condition) - base)
 
     return guided
@@ -166,13 +166,13 @@ def compose(denoise: Denoise, conditions: Sequence[Condition], scales: Sequence[
     """
     count = len(scales) if isinstance(scales, Sequence) else scales.shape[0]
     if not conditions or len(conditions) != count:
-        raise UserError(f"compose needs one scale a condition and at least one, found {len(conditions)} and {count}")
+        raise UserError(f"compose needs one scale per condition and at least one, found {len(conditions)} and {count}")
     if count == 1:
         alone = guide(denoise, scales[0])
         return lambda x, t, condition: alone(x, t, conditions[0])
 
     def composed(x: Array, t: Array, condition: Condition) -> Array:
-        base = denoise(x, t, free(conditions[0]))
-        return base + sum(scales[k] * (denoise(x, t, asked) - base) for k, asked in enumerate(conditions))
+        base = denoise(x, t, unconditional(conditions[0]))
+        return base + sum(scales[k] * (denoise(x, t, one) - base) for k, one in enumerate(conditions))
 
     return composed

@@ -1,6 +1,6 @@
 """What the denoiser makes: a latent with its measures painted beside it.
 
-A decoder that sees measures must be told all of them, also where a request leaves some free, or speaks of something
+A decoder that sees measures needs all of them, also where a request leaves some free, or speaks of something
 else. So the denoiser makes them up together with the latent: its image has one channel more, in which the measures are
 repeated.
 """
@@ -43,11 +43,11 @@ def image_shape(config: AutoencoderConfig) -> tuple[int, int, int]:
 
 
 def split_image(config: AutoencoderConfig, painted: Array, condition: Condition) -> tuple[Array, Array]:
-    """Return the latent `[h, w, c]` and the measures `[M]` in [0, 1] of an image; asked ones are as they were asked."""
+    """Return the latent `[h, w, c]` and the measures `[M]` in [0, 1] of an image; those of the condition are kept."""
     if not config.octaves:
         return painted, condition.measures
     latent, found = read_image(painted, condition.measures.shape[0])
-    return latent, jnp.where(condition.given > 0, condition.measures, jnp.clip(found, 0.0, 1.0))
+    return latent, jnp.where(condition.mask > 0, condition.measures, jnp.clip(found, 0.0, 1.0))
 
 
 @struct.dataclass

@@ -203,16 +203,16 @@ def row_logits(
     """
     values = bank.values
     squared = (values[:, : bank.count] - condition.measures) ** 2
-    logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.given / kernel.measures**2
+    logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
     away = condition.quality - values[:, bank.columns.index(QUALITY)]
-    logits -= 0.5 * condition.quality_given * away**2 / kernel.quality**2
+    logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
     known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
     if known and condition.text.shape[0]:
         place = np.array([bank.columns.index(claims[i][0]) for i in known])
         low, high = (jnp.asarray([claims[i][end] for i in known], jnp.float32) for end in (1, 2))
         found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)
         truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
-        logits += condition.text_given * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
+        logits += condition.text_mask * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
     return logits
 
 
@@ -240,7 +240,7 @@ def answer_verified(
     """
     if bank is None:
         return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
-    distance = jnp.sqrt((((bank.measures - condition.measures) ** 2) @ condition.given).min())
+    distance = jnp.sqrt((((bank.measures - condition.measures) ** 2) @ condition.mask).min())
     near = distance <= 2.0 * kernel.measures
     row = jax.random.categorical(key, row_logits(bank, condition, kernel, claims))
     latent = bank.levels[row].astype(jnp.float32) * bank.step

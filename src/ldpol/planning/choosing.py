@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 from ldpol.errors import UserError
 from ldpol.measures import distance, nearest
-from ldpol.planning.sequencing import Choice, Choose, SegmentScore, Sequel, play_segment
+from ldpol.planning.sequencing import Choice, Choose, NextRequest, SegmentScore, play_segment
 from ldpol.rollout import Apply
 from ldpol.tasks import Task, TaskState
 from ldpol.types import Array, Key, Params, PyTree
 
 Propose = Callable[[Key, PyTree], Params]
-"""`(key, wanted) -> n policies`, a leading axis n on every leaf, the first guess first."""
+"""`(key, request) -> n policies`, a leading axis n on every leaf, the first guess first."""
 
 
 def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propose:
@@ -29,16 +29,16 @@ def from_generator(sample: Callable[[Key, PyTree], Params], count: int) -> Propo
     numbers of candidates are compared on common random numbers.
 
     Args:
-      sample: `(key, wanted) -> one policy`, such as `PolicyGenerator.sample`.
+      sample: `(key, request) -> one policy`, such as `PolicyGenerator.sample`.
       count: n.
     """
     if count < 1:
         raise UserError(f"a proposal needs at least 1 candidate, found {count}")
 
-    def propose(key: Key, wanted: PyTree) -> Params:
+    def propose(key: Key, request: PyTree) -> Params:
         policy_key, _ = jax.random.split(key)
         keys = jax.vmap(partial(jax.random.fold_in, policy_key))(jnp.arange(count))
-        return jax.vmap(sample, (0, None))(keys, wanted)
+        return jax.vmap(sample, (0, None))(keys, request)
 
     return propose
 
@@ -51,7 +51,7 @@ def around(
     low: Sequence[float],
     high: Sequence[float],
 ) -> Propose:
-    """Propose a sample for what is wanted, and `count - 1` for measures around it with high fitness.
+    """Propose a sample for what is asked for, and `count - 1` for measures around it with high fitness.
 
     Samples for one condition behave alike, so that where one falls in the state an episode is in, often all of them do.
     Some of those that ask for a little more or less go on, and fit ones more often. The first candidate is that of
@@ -75,16 +75,16 @@ def around(
         )
     least, most = jnp.asarray(low), jnp.asarray(high)
 
-    def propose(key: Key, wanted: Array) -> Params:
+    def propose(key: Key, request: Array) -> Params:
         policy_key, request_key = jax.random.split(key)
 
         def one(i: Array) -> Params:
             size_key, noise_key, rank_key = jax.random.split(jax.random.fold_in(request_key, i), 3)
-            far = spread * jax.random.uniform(size_key) * jax.random.normal(noise_key, wanted.shape) * (most - least)
+            far = spread * jax.random.uniform(size_key) * jax.random.normal(noise_key, request.shape) * (most - least)
             rank = jax.random.uniform(rank_key, minval=quality)
             return sample(
                 jax.random.fold_in(policy_key, i),
-                jnp.where(i > 0, jnp.clip(wanted + far, least, most), wanted),
+                jnp.where(i > 0, jnp.clip(request + far, least, most), request),
                 jnp.where(i > 0, rank, jnp.nan),
             )
 
@@ -94,7 +94,7 @@ def around(
 
 
 def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
-    """Propose the `count` elites whose measures are nearest to the wanted ones, the nearest first.
+    """Propose the `count` elites whose measures are nearest to the target, the nearest first.
 
     Args:
       policies: N policies, leading axis on every leaf.
@@ -108,8 +108,8 @@ def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
         raise UserError(f"cannot propose {count} elites of an archive of {measures.shape[0]}")
     policies = jax.tree.map(jnp.asarray, policies)  # a NumPy array cannot be indexed by what is being traced
 
-    def propose(key: Key, wanted: PyTree) -> Params:
-        rows = nearest(wanted, measures, count)
+    def propose(key: Key, request: PyTree) -> Params:
+        rows = nearest(request, measures, count)
         return jax.tree.map(lambda leaf: leaf[rows], policies)
 
     return propose
@@ -118,8 +118,8 @@ def from_archive(policies: Params, measures: Array, count: int = 1) -> Propose:
 def first(propose: Propose) -> Choose:
     """Choose the first candidate without looking at the state: one blind sample, or the nearest elite."""
 
-    def choose(key: Key, wanted: PyTree, state: TaskState, sequel: Sequel) -> Choice:
-        return Choice(_row(propose(key, wanted), 0), jnp.zeros((), jnp.int32))
+    def choose(key: Key, request: PyTree, state: TaskState, next_request: NextRequest) -> Choice:
+        return Choice(_row(propose(key, request), 0), jnp.zeros((), jnp.int32))
 
     return choose
 
@@ -132,7 +132,7 @@ def best_candidate(scores: SegmentScore, target: Array, tolerance: float = 0.0) 
 
     Args:
       scores: `[n]`.
-      target: `[M]` wanted measures; NaN leaves one free.
+      target: `[M]` measures; NaN leaves one free.
       tolerance: distances in the same multiple of it count as equally close, so that reward decides; 0: no two do.
     """
     measured = ~jnp.isnan(scores.measures).any(-1)
@@ -168,7 +168,7 @@ def look_ahead(
     horizon: int | None = None,
     follow: Propose | None = None,
     tolerance: float = 0.0,
-    target: Callable[[PyTree], Array] = lambda wanted: wanted,
+    target: Callable[[PyTree], Array] = lambda request: request,
 ) -> Choose:
     """Choose the candidate that does best when played from the current state of the physics.
 
@@ -194,24 +194,24 @@ def look_ahead(
     """
     horizon = check_horizon(steps, settle, horizon)
 
-    def choose(key: Key, wanted: PyTree, state: TaskState, sequel: Sequel) -> Choice:
-        candidates = propose(key, wanted)
+    def choose(key: Key, request: PyTree, state: TaskState, next_request: NextRequest) -> Choice:
+        candidates = propose(key, request)
         count = jax.tree.leaves(candidates)[0].shape[0]
         if count == 1:
             return Choice(_row(candidates, 0), jnp.zeros((), jnp.int32))
-        successor = None if follow is None else _row(follow(sequel.key, sequel.wanted), 0)
+        successor = None if follow is None else _row(follow(next_request.key, next_request.request), 0)
 
         def play(params: Params) -> SegmentScore:
             alive, window = jnp.ones((), bool), (settle, min(horizon, steps))
             if successor is None or horizon <= steps:
                 return play_segment(task, apply, params, state, alive, steps=horizon, window=window)[0]
             score, then, alive = play_segment(task, apply, params, state, alive, steps=steps, window=window)
-            more, rest = alive & sequel.comes, horizon - steps
+            more, rest = alive & next_request.comes, horizon - steps
             beyond, _, _ = play_segment(task, apply, successor, then, more, steps=rest, window=(0, rest))
-            survived = jnp.where(sequel.comes, beyond.survived, score.survived)
+            survived = jnp.where(next_request.comes, beyond.survived, score.survived)
             return dataclasses.replace(score, lived=score.lived + beyond.lived, survived=survived)
 
-        best = best_candidate(jax.vmap(play)(candidates), target(wanted), tolerance)
+        best = best_candidate(jax.vmap(play)(candidates), target(request), tolerance)
         return Choice(_row(candidates, best), jnp.asarray(count * horizon, jnp.int32))
 
     return choose

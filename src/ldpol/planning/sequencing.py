@@ -32,22 +32,22 @@ class Choice(NamedTuple):
     look_ahead: Array
 
 
-class Sequel(NamedTuple):
+class NextRequest(NamedTuple):
     """What will be asked for after the segment that a policy is chosen for.
 
     Attributes:
       key: of the next choice.
-      wanted: the next request.
+      request: what is asked for.
       comes: `[]` bool; False in the last segment, where the other two mean nothing.
     """
 
     key: Key
-    wanted: PyTree
+    request: PyTree
     comes: Array
 
 
-Choose = Callable[[Key, PyTree, TaskState, Sequel], Choice]
-"""`(key, wanted, state now, sequel) -> Choice`; `wanted` is one request: usually measures `[M]`, but any pytree."""
+Choose = Callable[[Key, PyTree, TaskState, NextRequest], Choice]
+"""`(key, request, state now, next request) -> Choice`; a request is usually measures `[M]`, but any pytree will do."""
 
 
 @struct.dataclass
@@ -167,35 +167,37 @@ def _trace_segment(
     return dataclasses.replace(score, measures=mean), state, alive, trace
 
 
-def play_sequence(task: Task, apply: Apply, choose: Choose, wanted: PyTree, key: Key, *, settle: int) -> SequenceScore:
+def play_sequence(
+    task: Task, apply: Apply, choose: Choose, requests: PyTree, key: Key, *, settle: int
+) -> SequenceScore:
     """Play one episode whose policy is chosen anew at the start of each of K equal segments.
 
     Args:
       task: the task.
       apply: `(params, observation [O]) -> action [A]`.
       choose: finds the policy of a segment.
-      wanted: K requests: a leading axis K on every leaf, for instance measures `[K, M]`.
+      requests: K requests: a leading axis K on every leaf, for instance measures `[K, M]`.
       key: decides the initial state (the same for every `choose`) and the choices.
       settle: steps after a switch in which measures do not count yet.
 
     Raises:
       ValueError: if the episode does not split into K segments, or settling leaves nothing to measure.
     """
-    return trace_sequence(task, apply, choose, wanted, key, settle=settle)[0]
+    return trace_sequence(task, apply, choose, requests, key, settle=settle)[0]
 
 
 def trace_sequence(
-    task: Task, apply: Apply, choose: Choose, wanted: PyTree, key: Key, *, settle: int
+    task: Task, apply: Apply, choose: Choose, requests: PyTree, key: Key, *, settle: int
 ) -> tuple[SequenceScore, Trace]:
     """Play as `play_sequence` does, and also return what happened at every step; same arguments, same errors."""
-    count = jax.tree.leaves(wanted)[0].shape[0]
+    count = jax.tree.leaves(requests)[0].shape[0]
     steps = segment_steps(task, count, settle)
     reset_key, choice_key = jax.random.split(key)
 
-    def segment(carry: tuple[TaskState, Array], request: tuple[Key, PyTree, Sequel]):
+    def segment(carry: tuple[TaskState, Array], inputs: tuple[Key, PyTree, NextRequest]):
         state, alive = carry
-        key, asked, sequel = request
-        choice = choose(key, asked, state, sequel)
+        key, request, next_request = inputs
+        choice = choose(key, request, state, next_request)
         spent = jnp.where(alive, choice.look_ahead, 0)
         score, state, alive, trace = _trace_segment(
             task, apply, choice.policy, state, alive, steps=steps, window=(settle, steps)
@@ -205,8 +207,8 @@ def trace_sequence(
     start = task.reset(reset_key), jnp.ones((), bool)
     keys, numbers = jax.random.split(choice_key, count), jnp.arange(count)
     after = jnp.minimum(numbers + 1, count - 1)
-    sequels = Sequel(keys[after], jax.tree.map(lambda leaf: leaf[after], wanted), numbers < count - 1)
-    _, (segments, spent, trace) = jax.lax.scan(segment, start, (keys, wanted, sequels))
+    following = NextRequest(keys[after], jax.tree.map(lambda leaf: leaf[after], requests), numbers < count - 1)
+    _, (segments, spent, trace) = jax.lax.scan(segment, start, (keys, requests, following))
     score = SequenceScore(segments.fitness.sum(), segments.lived.sum(), segments, spent.sum())
     return score, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), trace)
 
@@ -215,7 +217,7 @@ def play_sequences(
     task: Task,
     apply: Apply,
     choose: Choose,
-    wanted: PyTree,
+    requests: PyTree,
     keys: Key,
     *,
     episodes: int,
@@ -230,12 +232,12 @@ def play_sequences(
       task: the task.
       apply: `(params, observation [O]) -> action [A]`.
       choose: finds the policy of a segment.
-      wanted: S sequences of K requests: leading axes `[S, K]` on every leaf.
-      keys: `[S]`, one a sequence; its episodes fold in 0 ... E - 1, so that methods that are given the same keys
+      requests: S sequences of K requests: leading axes `[S, K]` on every leaf.
+      keys: `[S]`, one per sequence; episode e uses fold_in(key, e), so that methods with the same keys
         start every episode alike and can be compared pair by pair.
       episodes: E.
       settle: steps after a switch in which measures do not count yet.
-      lanes: episodes a device plays side by side. A choice among n candidates plays n times as many.
+      lanes: episodes that run side by side on each device. A choice among n candidates plays n times as many.
       mesh: a mesh with one axis, `policies`; None runs on one device. S must be a multiple of its size.
       play: plays one episode: `play_sequence` or `trace_sequence`.
 
@@ -246,13 +248,13 @@ def play_sequences(
       ValueError: if S, the keys and the mesh do not fit together, or a number is out of range.
     """
     count = keys.shape[0]
-    leading = {leaf.shape[0] for leaf in jax.tree.leaves(wanted)}
+    leading = {leaf.shape[0] for leaf in jax.tree.leaves(requests)}
     if leading != {count}:
-        raise UserError(f"{count} keys for sequences with leading axes {sorted(leading)}; give one a sequence")
+        raise UserError(f"{count} keys for sequences with leading axes {sorted(leading)}; give one per sequence")
     if min(episodes, lanes) < 1:
         raise UserError(f"episodes and lanes must be at least 1, found {episodes} and {lanes}")
 
-    def work(wanted: PyTree, keys: Key) -> Any:
+    def work(requests: PyTree, keys: Key) -> Any:
         sequences = keys.shape[0]
         jobs = sequences * episodes
         width = min(lanes, jobs)
@@ -261,20 +263,20 @@ def play_sequences(
 
         def one(job: Array) -> Any:
             sequence, episode = job // episodes, job % episodes
-            asked = jax.tree.map(lambda leaf: leaf[sequence], wanted)
+            of_sequence = jax.tree.map(lambda leaf: leaf[sequence], requests)
             key = jax.random.fold_in(keys[sequence], episode)
-            return play(task, apply, choose, asked, key, settle=settle)
+            return play(task, apply, choose, of_sequence, key, settle=settle)
 
         scores = jax.lax.map(jax.vmap(one), chunks)
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:jobs], scores)
         return jax.tree.map(lambda leaf: leaf.reshape(sequences, episodes, *leaf.shape[1:]), flat)
 
     if mesh is None:
-        return work(wanted, keys)
+        return work(requests, keys)
     if count % mesh.size:
         raise UserError(f"{count} sequences do not split evenly over {mesh.size} devices; choose a multiple")
     spec = PartitionSpec("policies")
-    return partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(work)(wanted, keys)
+    return partial(jax.shard_map, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)(work)(requests, keys)
 
 
 def draw_sequences(key: Key, measures: Array, sequences: int, segments: int) -> Array:

@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid over M measures: cells a side `shape` [M], bounds `low` [M] and `high` [M], `names` [M]."""
+    """A regular grid over M measures: cells per side `shape` [M], bounds `low` [M] and `high` [M], `names` [M]."""
 
     shape: tuple[int, ...]
     low: Floats
@@ -182,15 +182,15 @@ def target_and_achieved(
     panels = [axis for row in axes for axis in row]
     unseen = np.zeros(len(targets), bool) if held_out is None else np.asarray(held_out, bool)
     for index, axis in enumerate(panels[:count]):
-        wanted, got = targets[:, index], achieved[:, index]
+        target, reached = targets[:, index], achieved[:, index]
         span = (float(grid.low[index]), float(grid.high[index]))
         if len(targets) > 4000:
-            axis.hexbin(wanted, got, gridsize=60, extent=(*span, *span), bins="log", cmap="viridis", mincnt=1, lw=0)
+            axis.hexbin(target, reached, gridsize=60, extent=(*span, *span), bins="log", cmap="viridis", mincnt=1, lw=0)
         else:
             dots: dict[str, Any] = {"s": 9, "linewidths": 0}
-            axis.scatter(wanted[~unseen], got[~unseen], color=GENERATED, alpha=0.35, label="trained on", **dots)
+            axis.scatter(target[~unseen], reached[~unseen], color=GENERATED, alpha=0.35, label="trained on", **dots)
             if unseen.any():
-                axis.scatter(wanted[unseen], got[unseen], color=CEILING, alpha=0.8, label="held out", **dots)
+                axis.scatter(target[unseen], reached[unseen], color=CEILING, alpha=0.8, label="held out", **dots)
                 add_legend(axis, loc="upper left", markerscale=1.8)
         axis.axline((span[0], span[0]), (span[1], span[1]), color=INK, lw=0.9, ls=(0, (4, 3)))
         axis.set(xlim=span, ylim=span, xlabel=f"{grid.names[index]}, target", ylabel=f"{grid.names[index]}, achieved")
@@ -310,8 +310,8 @@ def uniform_map(grid: Grid, reference: Floats, achieved: Floats) -> Figure:
       reference: [N, M] measures of the re-evaluated original archive.
       achieved: [U, M] measures of the policies generated for uniformly drawn targets.
     """
-    old, got = (grid.occupied(values[np.isfinite(values).all(axis=1)]) for values in (reference, achieved))
-    groups = (np.setdiff1d(old, got), np.intersect1d(old, got), np.setdiff1d(got, old))
+    old, reached = (grid.occupied(values[np.isfinite(values).all(axis=1)]) for values in (reference, achieved))
+    groups = (np.setdiff1d(old, reached), np.intersect1d(old, reached), np.setdiff1d(reached, old))
     message = f"Uniform targets fill {groups[2].size:,} cells that were empty in the original"
     pairs = measure_pairs(len(grid.shape))
     height, width = (1.9 if len(grid.shape) == 1 else 5.0), (7.6 if len(pairs) == 1 else WIDTH)

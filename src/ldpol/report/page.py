@@ -77,7 +77,7 @@ def render_page(
     provenance = {
         "commit": metrics.get("commit"),
         "seed": metrics.get("seed"),
-        "episodes a policy": metrics.get("episodes"),
+        "episodes per policy": metrics.get("episodes"),
         **_flat(metrics.get("machine") or {}, "machine"),
     }
     about = ("config", "versions", "machine")

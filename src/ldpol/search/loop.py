@@ -20,7 +20,7 @@ from qdax.core.map_elites import MAPElites
 from ldpol.archive import Tessellation, grid_metrics
 from ldpol.errors import UserError
 from ldpol.networks import MLP
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
 
@@ -94,7 +94,7 @@ def make_search(
       shape: architecture of the policies.
       grid: the measure grid.
       emitter: proposes `emitter.batch_size` policies an iteration, also for an empty repertoire.
-      episodes: episodes a policy plays; it enters with their mean.
+      episodes: episodes per policy; it enters with their mean.
       trained: environment steps the emitter has lived by itself, read off its state.
       refine: takes the scores `[B, E]` of a batch and looks again, before anything enters; None takes their means.
       rollouts: lanes and block length.
@@ -109,7 +109,7 @@ def make_search(
     if episodes < 1:
         raise UserError(f"a policy must play at least 1 episode, found {episodes}")
     algorithm = MAPElites(None, emitter, lambda repertoire: {})
-    play = partial(evaluate, task, shape.apply, episodes=episodes, config=rollouts, mesh=mesh)
+    play = partial(rollout_batch, task, shape.apply, episodes=episodes, config=rollouts, mesh=mesh)
 
     def init(key: Key) -> SearchState:
         blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape.abstract())

@@ -20,7 +20,7 @@ from qdax.core.emitters.standard_emitters import MixingEmitter
 from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.networks import MLP
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.search.loop import Refined, Search, make_search
 from ldpol.settings import check, fail
 from ldpol.tasks import Task
@@ -139,7 +139,7 @@ def make_map_elites(
         if getattr(config, name) % devices:
             raise UserError(f"map_elites.{name} = {getattr(config, name)} must be a multiple of the {devices} devices")
     replay = partial(
-        evaluate, verify_task or task, shape.apply, episodes=config.verify_episodes, config=rollouts, mesh=mesh
+        rollout_batch, verify_task or task, shape.apply, episodes=config.verify_episodes, config=rollouts, mesh=mesh
     )
 
     def verify(repertoire: MapElitesRepertoire, policies: Params, scores: Score, key: Key) -> Refined:

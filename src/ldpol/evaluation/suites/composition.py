@@ -56,7 +56,7 @@ class Composition:
         requests = build_requests(np.asarray(reference.measures))
         scores = {}
         for name, ways, sample, rows in (
-            ("composition_asked", ASKED, _joint, requests.asked),
+            ("composition_asked", ASKED, _joint, requests.single),
             ("composition", COMPOSED, _composed, requests.composed),
         ):
             title = f"compositions ({', '.join(ways)})"
@@ -107,17 +107,17 @@ def _composed(model: PolicyGenerator, key: Key, request: dict[str, Array]) -> Pa
 
 
 class Requests(NamedTuple):
-    """What to ask for, one row a policy.
+    """What to ask for, one row per policy.
 
     Attributes:
-      asked: `measures [2 N, M]` for `PolicyGenerator.sample`; NaN leaves a measure free.
+      single: `measures [2 N, M]` for `PolicyGenerator.sample`; NaN leaves a measure free.
       composed: `measures [3 N, M, M]` and `scales [3 N, M]` for `PolicyGenerator.sample_composed`.
 
     Both also hold `pair`, int32: rows of one number ask for the same measures in another way, and share their random
     numbers.
     """
 
-    asked: dict[str, np.ndarray]
+    single: dict[str, np.ndarray]
     composed: dict[str, np.ndarray]
 
 
@@ -133,7 +133,7 @@ def build_requests(targets: np.ndarray) -> Requests:
       targets: `[N, M]` in task units, M at least 2.
 
     Returns:
-      N rows a way, in the order of `ASKED` and `COMPOSED`.
+      N rows per way, in the order of `ASKED` and `COMPOSED`.
 
     Raises:
       ValueError: if there are fewer than two measures: nothing to compose.
@@ -148,17 +148,17 @@ def build_requests(targets: np.ndarray) -> Requests:
     alone[rows, which] = 1.0
     unlike = alone.copy()
     unlike[rows, (which + 1) % width] = -1.0
-    asked = np.concatenate([targets, np.where(alone > 0, targets, np.nan)]).astype(np.float32)
+    measures = np.concatenate([targets, np.where(alone > 0, targets, np.nan)]).astype(np.float32)
     scales = np.concatenate([np.ones_like(alone), alone, unlike])
     pair = lambda ways: np.tile(rows, len(ways)).astype(np.int32)  # noqa: E731
     return Requests(
-        {"measures": asked, "pair": pair(ASKED)},
+        {"measures": measures, "pair": pair(ASKED)},
         {"measures": np.tile(parts, (len(COMPOSED), 1, 1)), "scales": scales, "pair": pair(COMPOSED)},
     )
 
 
 def by_way(ways: tuple[str, ...], score: Score) -> dict[str, Score]:
-    """Split scores of as many rows a way by the way of asking."""
+    """Split scores of as many rows per way by the way of asking."""
     split = lambda leaf: np.split(np.asarray(leaf), len(ways))  # noqa: E731
     return {way: jax.tree.map(lambda leaf: split(leaf)[i], score) for i, way in enumerate(ways)}  # noqa: B023
 
@@ -183,14 +183,14 @@ def composition_metrics(
     for way in ("joint", "and"):
         whole = compare(grid, reference, scores[way], offset)
         result[way] = {name: whole[name] for name in SHOWN}
-    result["mem_difference"] = paired(_miss(scores["and"], reference), _miss(scores["joint"], reference))
+    result["mem_difference"] = paired(_errors(scores["and"], reference), _errors(scores["joint"], reference))
     which = named(*reference.measures.shape)
     avoided = (which + 1) % reference.measures.shape[1]
-    away, without = (_error(scores[way], reference, avoided) for way in ("not", "part"))
+    error, without = (_error(scores[way], reference, avoided) for way in ("not", "part"))
     result["not"] = {
-        "away": float(away.mean()),
+        "away": float(error.mean()),
         "away_without": float(without.mean()),
-        "difference": paired(away, without),
+        "difference": paired(error, without),
         "error": float(_error(scores["not"], reference, which).mean()),
         "error_without": float(_error(scores["part"], reference, which).mean()),
         "reward_ratio": float(scores["not"].fitness.mean() / reference.fitness.mean()),
@@ -217,11 +217,12 @@ def free_metrics(reference: Score, scores: dict[str, Score]) -> dict[str, Any]:
     }
 
 
-def _miss(score: Score, reference: Score) -> np.ndarray:
+def _errors(score: Score, reference: Score) -> np.ndarray:
+    """Distances `[N]` over all measures."""
     return np.linalg.norm(np.asarray(score.measures) - np.asarray(reference.measures), axis=-1)
 
 
 def _error(score: Score, reference: Score, which: np.ndarray) -> np.ndarray:
-    """Absolute error `[N]` of one measure a row."""
+    """Absolute error `[N]` of one measure per row."""
     rows = np.arange(len(which))
     return np.abs(np.asarray(score.measures)[rows, which] - np.asarray(reference.measures)[rows, which])

@@ -1,4 +1,4 @@
-"""Suite `cutout`: ask for the box of the measure space that training never saw, against the elites around it."""
+"""Suite `held_out_region`: ask for the box of measures that training never saw, against the elites around it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class HeldOutRegion:
       draws: policies per cell.
     """
 
-    name: ClassVar[str] = "cutout"
+    name: ClassVar[str] = "held_out_region"
     draws: int = 10
 
     def __post_init__(self) -> None:
@@ -45,11 +45,11 @@ class HeldOutRegion:
         originals = rows_of(context.reference, kind == IN_BOX)
         if not len(targets) or not len(originals.fitness):
             context.without(self.name, "training held no box with elites out (train.held_out.low and high)")
-            return Result({"cutout": {}})
-        asked = np.repeat(targets, self.draws, 0)
+            return Result({"held_out_region": {}})
+        repeated = np.repeat(targets, self.draws, 0)
         title = "the held-out box"
         generated = context.sample(
-            self, "cutout", title, sample_measures, asked, context.key_for("held out region/generated")
+            self, "held_out_region", title, sample_measures, repeated, context.key_for("held out region/generated")
         ).score
         # Neighbours among what training saw: the generator knows the random held-out elites no more than the box.
         rows = np.flatnonzero(kind == TRAINED)
@@ -58,14 +58,16 @@ class HeldOutRegion:
         policies = jax.tree.map(lambda leaf: np.asarray(leaf)[np.repeat(chosen, self.draws)], context.archive.policies)
         title = "nearest elites outside the box"
         neighbours = context.evaluate(
-            self, "cutout_nearest", title, policies, context.key_for("held out region/nearest")
+            self, "held_out_region_nearest", title, policies, context.key_for("held out region/nearest")
         ).score
-        return Result({"cutout": cutout_metrics(grid, targets, originals, generated, neighbours, self.draws)})
+        return Result(
+            {"held_out_region": held_out_region_metrics(grid, targets, originals, generated, neighbours, self.draws)}
+        )
 
     @staticmethod
     def tables(metrics: Mapping[str, Any]) -> list[Table]:
         """Return the generator against the nearest trained elites, inside the box."""
-        found = metrics.get("cutout") or {}
+        found = metrics.get("held_out_region") or {}
         if not found:
             return []
         columns = (
@@ -104,7 +106,7 @@ def reached(grid: Tessellation, targets: np.ndarray, achieved: np.ndarray) -> in
     return int(np.isin(cells, hit).sum())
 
 
-def cutout_metrics(
+def held_out_region_metrics(
     grid: Tessellation, targets: np.ndarray, originals: Score, generated: Score, neighbours: Score, draws: int
 ) -> dict[str, Any]:
     """Compare what the generator does inside the box with what the nearest trained elites outside it do.
@@ -124,9 +126,9 @@ def cutout_metrics(
       target), their paired `mem_difference` with its interval over cells, `reward_ratio` and `reward_ratio_nearest`
       (mean fitness over that of the originals), `reached_by_originals` (in one try each) and how many `originals`.
     """
-    asked = np.repeat(targets, draws, 0)
-    away = [np.linalg.norm(np.asarray(score.measures) - asked, axis=-1) for score in (generated, neighbours)]
-    ratios = [Ratio(part.reshape(-1, draws).sum(1), np.full(len(targets), draws)) for part in away]
+    repeated = np.repeat(targets, draws, 0)
+    errors = [np.linalg.norm(np.asarray(score.measures) - repeated, axis=-1) for score in (generated, neighbours)]
+    ratios = [Ratio(part.reshape(-1, draws).sum(1), np.full(len(targets), draws)) for part in errors]
     worth = float(np.mean(originals.fitness))
     return {
         "cells": len(targets),
@@ -135,8 +137,8 @@ def cutout_metrics(
         "reached_by_originals": reached(grid, targets, np.asarray(originals.measures)),
         "originals": len(originals.fitness),
         "draws": draws,
-        "mem": float(away[0].mean()),
-        "mem_nearest": float(away[1].mean()),
+        "mem": float(errors[0].mean()),
+        "mem_nearest": float(errors[1].mean()),
         "mem_difference": difference(ratios[0], ratios[1]).as_json(),
         "reward_ratio": float(np.mean(generated.fitness) / worth),
         "reward_ratio_nearest": float(np.mean(neighbours.fitness) / worth),

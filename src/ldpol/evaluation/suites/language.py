@@ -65,11 +65,11 @@ class Sentences:
         grammar = grammar_of(context.task, traits[context.split.kind == TRAINED])
         names = grammar.levels.names
         rows = context.choose(self.elites, "language/elites")
-        said: dict[str, list[Caption]] = {
+        written: dict[str, list[Caption]] = {
             split: [captions(grammar, traits[row], count=1, seed=(21, int(row)), split=split)[0] for row in rows]  # type: ignore[arg-type]
             for split in SPLITS
         }
-        both = [caption for split in SPLITS for caption in said[split]]
+        both = [caption for split in SPLITS for caption in written[split]]
         read = np.asarray(model.read([caption.text for caption in both]))
         # The same elite, and the same random numbers, whatever the words.
         pair = np.tile(np.arange(len(rows), dtype=np.int32), 2)
@@ -77,27 +77,27 @@ class Sentences:
         spoken = context.sample(self, "language", title, _spoken, {"text": read}, context.key_for("language"), pair)
         elites = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], context.archive.policies)
         title = "the captions' own elites, again"
-        again = context.evaluate(self, "language_ceiling", title, elites, context.key_for("language/elites again"))
+        ceiling = context.evaluate(self, "language_ceiling", title, elites, context.key_for("language/elites again"))
 
         count = len(rows)
         result: dict[str, Any] = {"captions": count}
         for i, split in enumerate(SPLITS):
             part = slice(i * count, (i + 1) * count)
             own = np.asarray(spoken.traits)[part]
-            found = rate(checked(said[split], names, own))
-            top = rate(checked(said[split], names, again.traits))
+            found = rate(checked(written[split], names, own))
+            top = rate(checked(written[split], names, ceiling.traits))
             result |= {
                 f"{split}_satisfaction": found["value"],
                 split: found
                 | {
                     "ceiling": top,
-                    "chance": rate(by_chance(said[split], names, traits)),
+                    "chance": rate(by_chance(written[split], names, traits)),
                     "of_ceiling": found["value"] / top["value"],
-                    "understood": understood(said[split], language.claims, read[part]),
+                    "understood": understood(written[split], language.claims, read[part]),
                     "reward_ratio": float(
-                        np.mean(np.asarray(spoken.score.fitness)[part]) / np.mean(again.score.fitness)
+                        np.mean(np.asarray(spoken.score.fitness)[part]) / np.mean(ceiling.score.fitness)
                     ),
-                    "by_trait": by_trait(said[split], names, own),
+                    "by_trait": by_trait(written[split], names, own),
                 },
             }
         result["ceiling"], result["chance"] = (
@@ -105,7 +105,7 @@ class Sentences:
         )
         reached = np.asarray(spoken.traits)
         result["examples"] = [
-            _example(said[split][k], language.claims, read[i * count + k], names, reached[i * count + k])
+            _example(written[split][k], language.claims, read[i * count + k], names, reached[i * count + k])
             for i, split in enumerate(SPLITS)
             for k in range(min(self.examples, count))
         ]
@@ -113,8 +113,8 @@ class Sentences:
 
     def _ranks(self, context: Context) -> list[dict[str, float]]:
         """Ask for ranks of fitness and nothing else: which fitness comes out, as a value and as a rank among elites."""
-        asked = (np.arange(self.ranks, dtype=np.float32) + 0.5) / self.ranks
-        requests = {"quality": np.repeat(asked, self.draws)}
+        ranks = (np.arange(self.ranks, dtype=np.float32) + 0.5) / self.ranks
+        requests = {"quality": np.repeat(ranks, self.draws)}
         pair = np.tile(np.arange(self.draws, dtype=np.int32), self.ranks)
         title = "policies by rank of fitness alone"
         found = context.sample(self, "quality", title, _ranked, requests, context.key_for("language/ranks"), pair)
@@ -123,7 +123,7 @@ class Sentences:
         rank = np.searchsorted(known, fitness) / len(known)
         return [
             {"asked": float(q), "reached": float(r.mean()), "fitness": float(f.mean()), "elites": float(e)}
-            for q, r, f, e in zip(asked, rank, fitness, np.quantile(known, asked), strict=True)
+            for q, r, f, e in zip(ranks, rank, fitness, np.quantile(known, ranks), strict=True)
         ]
 
     @staticmethod

@@ -61,8 +61,8 @@ class Reconstruction:
 
         generated = sample("generated", "one sample per condition", reference.measures, keys[1])
         # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
-        asked = rows_of(ceiling, context.choose(self.unseen, "reconstruction/unseen"))
-        unseen = sample("unseen", "measures training never saw", asked.measures, keys[2])
+        chosen = rows_of(ceiling, context.choose(self.unseen, "reconstruction/unseen"))
+        unseen = sample("unseen", "measures training never saw", chosen.measures, keys[2])
         places = np.asarray(jax.random.uniform(keys[3], (self.uniform, task.measures)))
         targets = archive.grid.unscaled(places).astype(np.float32)
         uniform = sample("uniform", "uniform conditions", targets, keys[4])
@@ -77,7 +77,7 @@ class Reconstruction:
             if held_out.any():
                 part = rows_of(reference, held_out), rows_of(blind, held_out)
                 metrics["blind"]["held_out"] = compare(archive.grid, *part, task.fitness_offset)
-        metrics["unseen"] = compare(archive.grid, asked, unseen, task.fitness_offset)
+        metrics["unseen"] = compare(archive.grid, chosen, unseen, task.fitness_offset)
         metrics["episodes"] = context.player.episodes
         return Result(metrics, _arrays(context, scores, uniform, targets))
 

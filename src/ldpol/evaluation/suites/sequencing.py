@@ -117,23 +117,23 @@ class Sequencing:
 
         # Samples and elites go through one program, a flag says which: physics takes long to compile.
         silent = np.full((count, self.segments, context.generator.words), np.nan, np.float32)
-        asked = {"generated": (targets, silent, False), "nearest_elite": (targets, silent, True)}
+        ways = {"generated": (targets, silent, False), "nearest_elite": (targets, silent, True)}
         if context.generator.language is not None:
             texts, true_of = self._sentences(context, elites)
-            asked |= {
+            ways |= {
                 "spoken": (np.full_like(targets, np.nan), texts, False),
                 "true": (measures[true_of], silent, True),
             }
         rows = {
-            "target": np.concatenate([one for one, _, _ in asked.values()]),
-            "text": np.concatenate([text for _, text, _ in asked.values()]),
-            "elite": np.concatenate([np.full((count, self.segments), elite) for _, _, elite in asked.values()]),
+            "target": np.concatenate([one for one, _, _ in ways.values()]),
+            "text": np.concatenate([text for _, text, _ in ways.values()]),
+            "elite": np.concatenate([np.full((count, self.segments), elite) for _, _, elite in ways.values()]),
         }
         title = "sequences: generated and nearest elites"
-        every = self._roll_out(context, "sequences", title, self._blind(context), rows, np.tile(number, len(asked)))
+        every = self._roll_out(context, "sequences", title, self._blind(context), rows, np.tile(number, len(ways)))
         found = {
             name: jax.tree.map(lambda leaf: leaf[i * count : (i + 1) * count], every)  # noqa: B023
-            for i, name in enumerate(asked)
+            for i, name in enumerate(ways)
         }
         ahead = {}
         for candidates in self.candidates:
@@ -197,7 +197,7 @@ class Sequencing:
                 key = context.key_for("sequencing")
                 return over_chunks(program, rows, key, size=size, mesh=mesh, done=done, numbers=numbers)
 
-        return context.keep(self, name, compute, BLANK)
+        return context.cached(self, name, compute, BLANK)
 
     def _sentences(self, context: Context, elites: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Describe elites `[S, K]`, each in a sentence of its own.
@@ -209,12 +209,12 @@ class Sequencing:
         traits = np.asarray(context.archive.traits)
         grammar = grammar_of(context.task, traits[context.split.kind == TRAINED])
         random = context.random("sequencing/sentences")
-        said, true_of = [], []
+        spoken, true_of = [], []
         for place, row in enumerate(elites.reshape(-1).tolist()):
-            said += captions(grammar, traits[row], count=1, seed=(13, place))
-            holds = satisfied(said[-1].claims, grammar.levels.names, traits).all(-1)
+            spoken += captions(grammar, traits[row], count=1, seed=(13, place))
+            holds = satisfied(spoken[-1].claims, grammar.levels.names, traits).all(-1)
             true_of.append(random.choice(np.flatnonzero(holds)))
-        texts = np.asarray(context.generator.read([caption.text for caption in said]))
+        texts = np.asarray(context.generator.read([caption.text for caption in spoken]))
         return texts.reshape(*elites.shape, -1), np.reshape(true_of, elites.shape)
 
     def _lanes(self, candidates: int) -> int:
@@ -225,17 +225,17 @@ class Sequencing:
 
         @jax.jit
         def program(model: Any, policies: Params, measures: Any, rows: PyTree, keys: Key) -> dict[str, Any]:
-            def one(key: Key, asked: PyTree) -> Params:
-                silent = jnp.isnan(asked["text"]).any() | (model.words == 0)
+            def one(key: Key, request: PyTree) -> Params:
+                silent = jnp.isnan(request["text"]).any() | (model.words == 0)
                 guidance = jnp.where(silent, model.guidance, model.text_guidance)
-                return model.sample(key, asked["target"], text=asked["text"], guidance=guidance)
+                return model.sample(key, request["target"], text=request["text"], guidance=guidance)
 
             sample = from_generator(one, 1)
             elite = from_archive(policies, measures)
 
-            def propose(key: Key, asked: PyTree) -> Params:
-                made, found = sample(key, asked), elite(key, asked["target"])
-                return jax.tree.map(lambda one, other: jnp.where(asked["elite"], other, one), made, found)
+            def propose(key: Key, request: PyTree) -> Params:
+                made, found = sample(key, request), elite(key, request["target"])
+                return jax.tree.map(lambda one, other: jnp.where(request["elite"], other, one), made, found)
 
             return _traced(
                 play_sequences(
@@ -263,7 +263,7 @@ class Sequencing:
         @jax.jit
         def program(model: Any, rows: PyTree, keys: Key) -> dict[str, Any]:
             def sample(key: Key, measures: Any, quality: Any = None) -> Params:
-                return model.sample(key, measures, quality=quality, complete=False)
+                return model.sample(key, measures, quality=quality, impute=False)
 
             choose = look_ahead(
                 context.task,

@@ -57,7 +57,7 @@ class Steadiness:
                 name, whose = f"steadiness_elites_{number + 1}", f"{title}, elites"
                 elites.append(context.evaluate(self, name, whose, context.archive.policies, elite_key).score)
             how = {"title": f"{title}, generated", "progress": context.hooks.progress}
-            found = context.keep(
+            found = context.cached(
                 self,
                 f"steadiness_generated_{number + 1}",
                 lambda: player.over(generate, requests, generated_key, **how),  # noqa: B023
@@ -141,14 +141,14 @@ def steadiness_metrics(
         groups = list(zip(averaged(elites, size), averaged(generated, size), strict=True))
         found = [compare(grid, was, now, offset) for was, now in groups]
         cells = np.mean([[summarise(grid, score, offset)["cells"] for score in group] for group in groups], 0)
-        away = [np.linalg.norm(now.measures - targets, axis=-1).mean() for _, now in groups]
+        errors = [np.linalg.norm(now.measures - targets, axis=-1).mean() for _, now in groups]
         rows.append(
             {
                 "episodes": size * episodes,
                 **{name: float(np.mean([one[name] for one in found])) for name in RATIOS},
                 "cells_elites": float(cells[0]),
                 "cells_generated": float(cells[1]),
-                "mem": float(np.mean(away)),
+                "mem": float(np.mean(errors)),
             }
         )
     return {

@@ -91,7 +91,7 @@ const State = (() => {
   const quoted = text => JSON.stringify(text);
   function python(answer) {
     const { wish, seed, guidance, steps, verified } = answer.request, one = answer.films[state.which] || answer.films[0];
-    const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.evaluate(task, ${apply}, policies, keys, episodes=10))\n`
+    const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.rollout_batch(task, ${apply}, policies, keys, episodes=10))\n`
       + `score = evaluate(${what}, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
     if (facts.opening) {
       return `import jax\n\nimport ldpol\nfrom ldpol import rollout\n\n${facts.opening}\n`
