@@ -128,25 +128,27 @@ def _numbered(names: list[str], pattern: str) -> list[int]:
 
 
 def opening(path: Path, stated: Stated) -> str:
-    """Return the Python that opens it, as `elites`."""
+    """Return the Python that opens it, as `elites`, with `task`, `rollout` and `jax` at hand."""
     how = "".join(f", {name}={value!r}" for name, value in stated.settings)
+    task = f"task = ldpol.make_task({stated.task!r}{how})"
+    imports = ["import jax", "", "import ldpol", "from ldpol import rollout"]
     if not is_elsewhere(path):
-        task = f"ldpol.make_task({stated.task!r}{how})" if stated.task else "make_task(elites)"
-        made = "" if stated.task else "from ldpol.sample import make_task\n\n"
-        return f"{made}elites = ldpol.archive.load({str(path)!r})\ntask = {task}"
+        own = f"elites = ldpol.archive.load({str(path)!r})"
+        if stated.task:
+            return "\n".join([*imports, "", own, task])
+        return "\n".join([*imports, "from ldpol.sample import make_task", "", own, "task = make_task(elites)"])
     widths, activation, final = _parts(stated.network or "")
-    order = f", order={stated.order!r}" if stated.order else ""
+    arguments = ["network", "task", f"order={stated.order!r}"] if stated.order else ["network", "task"]
+    if stated.cells or not _has_centroids(path):
+        arguments.append(f"cells={stated.cells or CELLS}")
     if path.suffix == ".csv":
-        read = f"ldpol.from_ribs(pandas.read_csv({str(path)!r}), "
+        imports[1:1] = ["import pandas"]
+        read = f"ldpol.from_ribs(pandas.read_csv({str(path)!r})"
     else:
-        read = f"ldpol.from_npz({str(_prefix(path) or path)!r}, "
-    cells = f", cells={stated.cells or CELLS}" if stated.cells or not _has_centroids(path) else ""
-    return (
-        ("import pandas\n" if path.suffix == ".csv" else "")
-        + f"task = ldpol.make_task({stated.task!r}{how})\n"
-        + f"network = ldpol.MLP(task.observation_size, task.action_size, {widths}, {activation!r}, {final!r})\n"
-        + f'elites = {read}network, task{order}{cells}, outside="clip")'
-    )
+        read = f"ldpol.from_npz({str(_prefix(path) or path)!r}"
+    network = f"network = ldpol.MLP(task.observation_size, task.action_size, {widths}, {activation!r}, {final!r})"
+    elites = f"elites = {', '.join([read, *arguments])}, outside='clip')"
+    return "\n".join([*imports, "", task, network, elites])
 
 
 def _prefix(path: Path) -> str | None:

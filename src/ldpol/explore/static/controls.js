@@ -112,7 +112,7 @@ const Controls = (() => {
       if (holds && !faint) mark.setAttribute("aria-label", held ? "holds" : "does not hold");
       const bar = element("i");
       bar.style.width = `${Math.round(one.probability * 100)}%`;
-      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text }),
+      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text.replaceAll(">=", "≥").replaceAll("<=", "≤") }),
         element("span", { textContent: `${Math.round(one.probability * 100)} %` }), bar));
     });
   }

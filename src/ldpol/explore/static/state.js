@@ -94,8 +94,7 @@ const State = (() => {
     const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.rollout_batch(task, ${apply}, policies, keys, episodes=10))\n`
       + `score = evaluate(${what}, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
     if (facts.opening) {
-      return `import jax\n\nimport ldpol\nfrom ldpol import rollout\n\n${facts.opening}\n`
-        + `policies = ldpol.archive.take(elites, [${one.row ?? 0}]).policies\n\n`
+      return `${facts.opening}\npolicies = ldpol.archive.take(elites, [${one.row ?? 0}]).policies\n\n`
         + evaluate("elites.network.apply", "policies");
     }
     const measures = wish.measures.some(value => value !== null)
