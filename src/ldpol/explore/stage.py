@@ -109,16 +109,19 @@ class Stage:
 
     def _drawer(self, steps: int | None, verified: bool) -> Callable[..., Any]:
         asked, how = self.asked(Wish((None,) * self.task.measures), None), {"steps": steps, "verified": verified}
-        return self._compiled(("draw", *how.values()), partial(programs.draw, **how), self.model, _keys(0), asked)
+        program = partial(programs.draw, count=DRAWS, **how)
+        return self._compiled(("draw", *how.values()), program, self.model, jax.random.key(0), asked)
 
     def draw(
         self, seed: int, asked: Asked, steps: int | None = None, verified: bool = True
-    ) -> tuple[Params, NDArray[Any], NDArray[Any]]:
-        """Draw `DRAWS` policies, that of `seed` first; see `programs.draw`."""
-        return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, _keys(seed), asked))
+    ) -> tuple[Params, NDArray[Any]]:
+        """Draw `DRAWS` policies that do it in different ways; see `programs.draw`."""
+        return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, jax.random.key(seed), asked))
 
     def nearest(self, wanted: NDArray[Any], count: int = 1) -> NDArray[Any]:
-        """Return the places of the elites nearest to measures `[M]`, in cells; NaN where anything goes."""
+        """Return the places of the elites nearest to measures `[M]`, in cells, NaN where anything goes; then the fit."""
+        if np.isnan(wanted).all():
+            return np.argsort(-np.asarray(self.known("fitness"))[self.rows], kind="stable")[:count]
         gap = np.where(np.isnan(wanted), 0.0, (self.measures - wanted) / self.cell)
         return np.argsort(np.linalg.norm(gap, axis=1), kind="stable")[:count]
 
@@ -178,10 +181,6 @@ class Stage:
         assert skeleton is not None
         look = {"radii": skeleton.radii, "sides": skeleton.sides, "dt": self.task.dt}
         return encode_film(shots.ends[:lived], shots.measures[:lived], shots.rewards[:lived], **look)
-
-
-def _keys(seed: int) -> Any:
-    return jax.vmap(jax.random.key)(np.arange(DRAWS) + seed)
 
 
 def _stacked(tree: PyTree, count: int) -> PyTree:
