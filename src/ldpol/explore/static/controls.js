@@ -47,7 +47,7 @@ const Controls = (() => {
     const seed = element("input", { type: "number", min: 0, max: 2 ** 31 - 5, step: 1, id: "seed" });
     seed.onchange = () => { State.state.seed = Math.min(2 ** 31 - 5, Math.max(0, Math.round(seed.value) || 0)); changed(true); };
     const again = element("button", { type: "button", textContent: "Four others", id: "again" });
-    again.onclick = () => { State.state.seed = (State.state.seed + 4) % (2 ** 31 - 5); changed(true); };
+    again.onclick = () => { State.state.seed = (State.state.seed + 1) % (2 ** 31 - 5); changed(true); };
     const steps = element("select", { id: "steps" });
     steps.append(new Option(`${model.steps}, as trained`, ""));
     for (const count of [2, 4, 8, 16, 32]) if (count !== model.steps) steps.append(new Option(count, count));
@@ -112,7 +112,7 @@ const Controls = (() => {
       if (holds && !faint) mark.setAttribute("aria-label", held ? "holds" : "does not hold");
       const bar = element("i");
       bar.style.width = `${Math.round(one.probability * 100)}%`;
-      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text }),
+      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text.replaceAll(">=", "≥").replaceAll("<=", "≤") }),
         element("span", { textContent: `${Math.round(one.probability * 100)} %` }), bar));
     });
   }
