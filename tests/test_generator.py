@@ -21,7 +21,7 @@ from ldpol.networks import MLP
 
 SHAPE = MLP(5, 2, (6,))
 AUTOENCODER = AutoencoderConfig(latent=(2, 2, 1), rank=3, context=16, layers=1, hidden=8, octaves=2)
-NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, merge_conditions=8)
+NETWORK = DenoiserConfig(hidden=16, layers=1, embedding=8, octaves=2, joint=8)
 WANTED = jnp.array([-0.5, 3.0])
 
 
