@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
