@@ -108,8 +108,8 @@ def browsing() -> Iterator[Page]:
         browser.close()
 
 
-def milestones(server: Server) -> dict[str, float]:
-    """Return the seconds until the page, its first film, and every answer."""
+def milestones(server: Server, parts: Sequence[str] = ("films", "numbers", "sequences")) -> dict[str, float]:
+    """Return the seconds until the page, its first film, and until parts are compiled."""
     server.ask()
     found = {"page": server.seconds}
     with browsing() as page:
@@ -117,9 +117,7 @@ def milestones(server: Server) -> dict[str, float]:
         page.goto(server.address)
         page.wait_for_selector(".draw", timeout=60_000)
         found |= {"first film": server.seconds, "first film after opening": round(time.monotonic() - opened, 2)}
-    found["clicks are answered"] = server.wait("films")
-    found["all is compiled"] = server.wait("films", "numbers", "sequences")
-    return found
+    return found | {f"{part} on request": server.wait(part) for part in parts}
 
 
 def fresh(cache: Path) -> dict[str, float]:
@@ -129,7 +127,7 @@ def fresh(cache: Path) -> dict[str, float]:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     with serving(cache / "empty", ("make", "explore", "ARGS=--no-browser --port {port}"), folder) as server:
         server.begun = begun
-        return milestones(server)
+        return milestones(server, ["films"])
 
 
 def start(cache: Path) -> dict[str, dict[str, float]]:
