@@ -22,7 +22,7 @@ HOW = (
     "with the body held low",
     "purple",
 )
-STEPS = ("", "2", "8", "16", "32")
+STEPS = ("", "2", "16")
 BUTTONS = "#surprise, #neighbour, .draw, .seen, .pin, #compare, #play, summary, #again"
 ENDED = re.compile("ERR_ABORTED")
 """What the browser says of a request whose page was left."""

@@ -108,8 +108,8 @@ def browsing() -> Iterator[Page]:
         browser.close()
 
 
-def milestones(server: Server) -> dict[str, float]:
-    """Return the seconds until the page, its first film, and every answer."""
+def milestones(server: Server, parts: Sequence[str] = ("films", "numbers", "sequences")) -> dict[str, float]:
+    """Return the seconds until the page, its first film, and until parts are compiled."""
     server.ask()
     found = {"page": server.seconds}
     with browsing() as page:
@@ -117,9 +117,7 @@ def milestones(server: Server) -> dict[str, float]:
         page.goto(server.address)
         page.wait_for_selector(".draw", timeout=60_000)
         found |= {"first film": server.seconds, "first film after opening": round(time.monotonic() - opened, 2)}
-    found["clicks are answered"] = server.wait("films")
-    found["all is compiled"] = server.wait("films", "numbers", "sequences")
-    return found
+    return found | {f"{part} on request": server.wait(part) for part in parts}
 
 
 def fresh(cache: Path) -> dict[str, float]:
@@ -129,7 +127,7 @@ def fresh(cache: Path) -> dict[str, float]:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
     with serving(cache / "empty", ("make", "explore", "ARGS=--no-browser --port {port}"), folder) as server:
         server.begun = begun
-        return milestones(server)
+        return milestones(server, ["films"])
 
 
 def start(cache: Path) -> dict[str, dict[str, float]]:
@@ -144,7 +142,7 @@ def start(cache: Path) -> dict[str, dict[str, float]]:
 def clicks(cache: Path) -> dict[str, Any]:
     """Seconds from a press on the map to the films, after the page has settled, and while it still counts episodes."""
     found = {}
-    with serving(cache / "start") as server, browsing() as page:
+    with serving(cache) as server, browsing() as page:
         server.wait("films", "numbers", "sequences")
         page.goto(server.address)
         page.wait_for_selector(".draw")
@@ -170,11 +168,19 @@ def clicks(cache: Path) -> dict[str, Any]:
     return found
 
 
+def used(cache: Path, seconds: float, seed: int) -> dict[str, Any]:
+    """Use it at random."""
+    with serving(cache) as server, browsing() as page:
+        server.wait("films", "numbers", "sequences")
+        return use(page, server.address, Watch(page, server.process.pid), seconds, seed)
+
+
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="of random use")
     arguments.add_argument("--seed", type=int, default=0, help="of random use")
+    arguments.add_argument("--cache", type=Path, help="folder of compiled programs for clicks and use; kept")
     options = arguments.parse_args()
     results = json.loads(options.out.read_text())["results"] if options.out and options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -183,12 +189,11 @@ def main() -> None:
             say(f"explore: {part}")
             load = os.getloadavg()[0]
             if part == "use":
-                with serving(cache / "start") as server, browsing() as page:
-                    server.wait("films", "numbers", "sequences")
-                    watch = Watch(page, server.process.pid)
-                    found = use(page, server.address, watch, options.seconds, options.seed)
+                found = used(options.cache or cache / "start", options.seconds, options.seed)
+            elif part == "clicks":
+                found = clicks(options.cache or cache / "start")
             else:
-                found = {"fresh": fresh, "start": start, "clicks": clicks}[part](cache)
+                found = fresh(cache) if part == "fresh" else start(cache)
             results[part] = {"load": round(load, 2), "when": time.strftime("%Y-%m-%d %H:%M", time.gmtime())} | found
             table(part, ("what", "found"), [(name, json.dumps(value)) for name, value in results[part].items()])
     settings = {"model": "walker2d", "seed": options.seed, "cores": os.cpu_count()}

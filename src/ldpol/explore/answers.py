@@ -128,7 +128,7 @@ def _aim(stage: Stage, wanted: NDArray[Any], drawn: Params) -> NDArray[Any]:
 
 
 def _rows(count: int) -> NDArray[Any]:
-    """Of `count` policies, those to film: filled up with repeats of the last, another number would be another program."""
+    """Those of `count` policies to film, with repeats of the last: another number would be another program."""
     return np.minimum(np.arange(DRAWS + 1), count - 1)
 
 

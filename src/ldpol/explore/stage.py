@@ -119,7 +119,7 @@ class Stage:
         return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, jax.random.key(seed), asked))
 
     def nearest(self, wanted: NDArray[Any], count: int = 1) -> NDArray[Any]:
-        """Return the places of the elites nearest to measures `[M]`, in cells, NaN where anything goes; then the fit."""
+        """Return the places of the elites nearest to measures `[M]`, in cells; the fittest where all are NaN."""
         if np.isnan(wanted).all():
             return np.argsort(-np.asarray(self.known("fitness"))[self.rows], kind="stable")[:count]
         gap = np.where(np.isnan(wanted), 0.0, (self.measures - wanted) / self.cell)
