@@ -49,7 +49,7 @@ model: $(STAMP) ## Put the model of WORKDIR into the package, as NAME
 	$(PY) -m ldpol.explore.ship $(WORKDIR) $(NAME)
 
 test: $(STAMP) ## Run the tests
-	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)
+	$(PY) -m pytest -q -n 2 --dist worksteal --durations=10 $(ARGS)
 
 e2e: $(STAMP) ## Test the explorer in a browser; needs chromium (Debian: apt-get install chromium)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[e2e]'
