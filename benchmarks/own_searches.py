@@ -33,6 +33,14 @@ def qdax_search(name: str, *, iterations: int, length: int, cells: int, seed: in
     return Search(*example_search(name, iterations, 128, cells, length, seed))
 
 
+def qdax_task(name: str, seed: int, length: int) -> ldpol.Task:
+    """Return the task of that search, which always starts from the same state."""
+    from qdax.tasks.brax import v2
+
+    env = v2.create(name, episode_length=length)
+    return ldpol.task_from_qdax(env, reset_key=jax.random.split(jax.random.key(seed))[1])
+
+
 def qdax_scorer(name: str, length: int, seed: int) -> Callable[[Params, Key], Any]:
     """Return QDax's own compiled scorer of that search: fitnesses and descriptors of N policies."""
     from qdax.tasks.brax.v2.env_creators import create_default_brax_task_components
