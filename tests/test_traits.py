@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.rollout import RolloutConfig, evaluate
+from ldpol.rollout import NO_RECORD, RolloutConfig, evaluate
 from ldpol.tasks import SPECS, TaskState, Torso, make_task
-from ldpol.traits import TRAITS, columns, describe, summarise, traits, watch
+from ldpol.traits import TRAITS, columns, describe, has_traits, observe, summarise, traits, watch
 
 # Multiples of 1/8 keep every position exact.
 ACTIONS = [[1.0, 1.0], [0.5, -0.5], [0.25, 3.0], [0.875, 0.0], [0.0, 0.125], [-1.0, -1.0]]
@@ -174,6 +174,14 @@ def test_every_task_has_traits(name):
 def test_a_task_without_a_torso_has_no_traits():
     with pytest.raises(ValueError, match="task 'toy' has no traits: it does not say where its torso is"):
         watch(dataclasses.replace(make_toy(), torso=None))
+
+
+def test_a_task_of_final_places_has_no_traits():
+    task = dataclasses.replace(make_toy(), reduce="last")
+    assert not has_traits(task) and has_traits(make_toy())
+    assert observe(task) is NO_RECORD
+    with pytest.raises(ValueError, match="task 'toy' has no traits: .* its measures are no means over steps"):
+        columns(task)
 
 
 def test_without_pairs_there_is_no_asymmetry():
