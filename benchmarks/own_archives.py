@@ -92,7 +92,7 @@ def maze_case(seed: int, quick: bool) -> Case:
     """Final positions in a maze, searched by ldpol."""
     task = make_maze()
     search = ldpol.SearchConfig("map_elites", 32, 5 if quick else 300, (64, 64), map_elites=MapElitesConfig(batch=256))
-    return Case(ldpol.search_archive(task, search, key=jax.random.key(seed)), task, None, 4)
+    return Case(ldpol.search_archive(task, search, key=jax.random.key(seed)), task, None)
 
 
 CASES: dict[str, Callable[[int, bool], Case]] = {
@@ -122,7 +122,7 @@ def settings(case: str, episodes: int, quick: bool) -> ldpol.DistillConfig:
     # A hopper's contact is one number of 250 steps: some 240 elites in all, so that the model has to be smaller.
     small = case == "hopper_uni"
     width = 64 if small else 96
-    autoencoder, denoiser = (60, 60) if quick else (16000, 6000)
+    autoencoder, denoiser = (60, 60) if quick else (20000, 6000)
     default = ldpol.DistillConfig()
     return dataclasses.replace(
         default,
