@@ -12,7 +12,7 @@ from flax import struct
 
 import ldpol
 from ldpol.archive import from_vectors, to_vectors
-from ldpol.rollout import evaluate
+from ldpol.rollout import rollout_batch
 from ldpol.types import Array, Key, Params, mean_score
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -33,6 +33,14 @@ def qdax_search(name: str, *, iterations: int, length: int, cells: int, seed: in
     return Search(*example_search(name, iterations, 128, cells, length, seed))
 
 
+def qdax_task(name: str, seed: int, length: int) -> ldpol.Task:
+    """Return the task of that search, which always starts from the same state."""
+    from qdax.tasks.brax import v2
+
+    env = v2.create(name, episode_length=length)
+    return ldpol.task_from_qdax(env, reset_key=jax.random.split(jax.random.key(seed))[1])
+
+
 def qdax_scorer(name: str, length: int, seed: int) -> Callable[[Params, Key], Any]:
     """Return QDax's own compiled scorer of that search: fitnesses and descriptors of N policies."""
     from qdax.tasks.brax.v2.env_creators import create_default_brax_task_components
@@ -49,7 +57,7 @@ def flat_archive(task: ldpol.Task, network: ldpol.MLP, *, cells: int, batch: int
     archive = GridArchive(
         solution_dim=network.size, dims=(cells,) * task.measures, ranges=ranges, dtype=np.float32, seed=seed
     )
-    score = jax.jit(lambda p, keys: mean_score(evaluate(task, network.apply, p, keys)))
+    score = jax.jit(lambda p, keys: mean_score(rollout_batch(task, network.apply, p, keys)))
     first, key = jax.random.split(jax.random.key(seed))
     random = np.random.default_rng(seed)
     solutions = to_vectors(jax.vmap(network.init)(jax.random.split(first, batch)), network, "torch")

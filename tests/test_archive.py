@@ -167,3 +167,6 @@ def test_networks_and_voronoi_cells_are_stored(tmp_path, network):
     back = archive.load(tmp_path / "archive")
     assert (back.grid, back.network.to_json()) == (cells, network.to_json())
     jax.tree.map(np.testing.assert_array_equal, back.policies, policies)
+    assert archive.load(tmp_path / "archive", network).network == network
+    with pytest.raises(ValueError, match="the policies belong to .*, network= is MLP"):
+        archive.load(tmp_path / "archive", MLP(3, 2, (9,)))

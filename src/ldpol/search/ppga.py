@@ -116,8 +116,9 @@ class PPGAEmitter(Emitter):
           mesh: devices that share the environments.
 
         Raises:
-          ValueError: if settings are out of range or the environments cannot be split.
+          UserError: if settings are out of range, the environments cannot be split, or as `ppo.check_trainable`.
         """
+        ppo.check_trainable(task, shape)
         self._task, self._shape, self._config = task, shape, config
         self._copies, devices = 1 + task.measures, 1 if mesh is None else mesh.size
         self._xnes, self._branches = xnes_config, xnes.population_size(xnes_config, self._copies)
