@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, search, tasks
+    from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, regions, search, tasks
     from ldpol.archive import (
         Archive,
         Grid,
@@ -73,6 +73,7 @@ __all__ = [
     "player",
     "reevaluate",
     "reference",
+    "regions",
     "replay",
     "search",
     "search_archive",
@@ -122,7 +123,18 @@ _HOMES = {
     ),
     "types": ("Behaviour", "Score"),
 }
-_ROOMS = ("archive", "distillation", "errors", "evaluation", "hooks", "player", "reference", "search", "tasks")
+_ROOMS = (
+    "archive",
+    "distillation",
+    "errors",
+    "evaluation",
+    "hooks",
+    "player",
+    "reference",
+    "regions",
+    "search",
+    "tasks",
+)
 
 
 def __getattr__(name: str) -> Any:
