@@ -36,7 +36,6 @@ from ldpol.train_loop import OptimiserConfig
 
 UNET = {"architecture": SMALL_UNET}
 CLONED = OptimiserConfig(steps=36000, rate=3e-3)
-CLONES = {"cloned_384": 384, "cloned_192": 192}
 
 
 def ours(base: DistillConfig) -> dict[str, Method]:
@@ -123,7 +122,11 @@ def baselines(base: DistillConfig, ours: Mapping[str, Method]) -> dict[str, Meth
         assert isinstance(like, LatentDiffusion)
         rows[f"subsampled_like_{name}"] = Subsampled(like, like.precision)
         rows[f"gaussian_like_{name}"] = PrincipalGaussian(like, like.precision)
-    return rows | verified(base, ours, {name: cloned(width, width, precision="int8") for name, width in CLONES.items()})
+    clones = {
+        "cloned_384_fine": cloned(384, 384, precision="int8", **fine),
+        "cloned_192": cloned(192, 192, precision="int8"),
+    }
+    return rows | verified(base, ours, clones)
 
 
 def verified(base: DistillConfig, ours: Mapping[str, Method], clones: Mapping[str, Cloned]) -> dict[str, Method]:
