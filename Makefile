@@ -49,7 +49,7 @@ model: $(STAMP) ## Put the model of WORKDIR into the package, as NAME
 	$(PY) -m ldpol.explore.ship $(WORKDIR) $(NAME)
 
 test: $(STAMP) ## Run the tests
-	$(PY) -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)
+	$(PY) -m pytest -q -n 2 --dist worksteal --durations=10 $(ARGS)
 
 e2e: $(STAMP) ## Test the explorer in a browser; needs chromium (Debian: apt-get install chromium)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[e2e]'
@@ -70,8 +70,8 @@ bench: $(STAMP) ## Measure speed and memory into results/
 fuzz: $(STAMP) ## Damage saved things in 1,000 ways and read them, into results/fuzz.json
 	cd tests && ../$(PY) -m campaign fuzz --out ../results/fuzz.json $(ARGS)
 
-chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json (about two hours on two cores)
-	cd tests && ../$(PY) -m campaign chaos --out ../results/chaos.json $(ARGS)
+chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json (half an hour on two cores)
+	cd tests && ../$(PY) -m campaign chaos --toy --out ../results/chaos.json $(ARGS)
 
 constraints: ## Renew constraints.txt with the newest versions (use the oldest supported Python)
 	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; trap 'exit 130' INT TERM; \

@@ -343,6 +343,30 @@ def denoisers() -> str:
     return table(("denoiser", "parameters", "distance to the perfect denoiser", "training step"), cells)
 
 
+# Archives from elsewhere: results/own-archives.json
+
+OWN = {
+    "walker2d_uni": "QDax's MAP-Elites, walker2d_uni",
+    "hopper_uni": "QDax's MAP-Elites, hopper_uni",
+    "pyribs": "pyribs, torch's order, walker2d",
+    "maze": "final positions in a maze",
+}
+
+
+def own_archives() -> str:
+    """A row for each case: the check of the import, then what the generator keeps, and by diffusion alone."""
+    head = ("archive", "elites", "replay", "rank", "smaller by", "reward", "coverage", "error in cells")
+    rows = []
+    for found in read("own-archives")["rows"]:
+        replayed, seed = found["replay"], f" (seed {found['seed']})" if found["seed"] else ""
+        row = [OWN[found["case"]] + seed, f"{found['elites']:,}", replayed["verdict"], show(replayed["rank"])]
+        row.append(show(found["compression"], ".0f"))
+        for name, form in (("reward_ratio", ".3f"), ("coverage_ratio", ".3f"), ("mem_cells", ".2f")):
+            row.append(f"{show(found['generated'][name], form)} ({show(found['diffusion alone'][name], form)})")
+        rows.append(row)
+    return table(head, rows)
+
+
 # Reliability: results/fuzz.json and results/chaos.json
 
 OUTCOMES = {
@@ -355,7 +379,7 @@ SCENARIOS = {
     "loads": ("one process reads while another one writes", "{loads} loads, {saves_meanwhile} saves meanwhile"),
     "writers": ("`kill -9` inside of saving", "{kills} kills"),
     "two": ("a stage twice on one work directory", "{pairs} pairs"),
-    "full": ("a disk that gets full", "{saves_until_full} saves, two stages"),
+    "full": ("a disk that gets full", "{saves_until_full} saves, {stages} stages"),
     "read_only": ("a finished run that cannot be written", "{commands} commands"),
     "clock": ("a clock that steps by up to five seconds, forth and back", "{stages} stages"),
     "kills": (
@@ -401,7 +425,7 @@ TABLES: dict[str, Callable[[], str]] = {
         *(summary, reconstruction, guidance, conditions, sentences, ranks, sequences),
         *(sizes, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
-        *(fuzz, chaos),
+        *(own_archives, fuzz, chaos),
     )
 }
 

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # a machine with a GPU runs the same tests
+# In the environment, so that the commands which tests run share the cache with both workers. Small programs too: a
+# training compiles hundreds of them, and together they take as long as the large ones.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
-if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402

@@ -80,9 +80,9 @@ def bad(name):
         ),
         "integers": dataclasses.replace(whole, fitness=whole.fitness.astype(jnp.int32)),
         "half": dataclasses.replace(whole, policies=jax.tree.map(lambda x: x.astype(jnp.bfloat16), whole.policies)),
-        "no cells": dataclasses.replace(whole, grid=GRID._replace(shape=(0, 4))),
-        "upside down": dataclasses.replace(whole, grid=GRID._replace(low=GRID.high, high=GRID.low)),
-        "uneven": dataclasses.replace(whole, grid=GRID._replace(low=GRID.low[:1])),
+        "no cells": dataclasses.replace(whole, grid=dataclasses.replace(GRID, shape=(0, 4))),
+        "upside down": dataclasses.replace(whole, grid=dataclasses.replace(GRID, low=GRID.high, high=GRID.low)),
+        "uneven": dataclasses.replace(whole, grid=dataclasses.replace(GRID, low=GRID.low[:1])),
     }[name]
 
 
@@ -144,7 +144,7 @@ def test_save_and_load_are_bit_exact(tmp_path):
 def test_an_archive_from_before_networks_were_stated(tmp_path):
     """Its manifest says nothing of a network; its policies were tanh inside and clipped."""
     whole, _ = make_archive()
-    about = {"grid": GRID._asdict(), "task": "toy", "settings": dict(SETTINGS)}
+    about = {"grid": GRID.to_json(), "task": "toy", "settings": dict(SETTINGS)}
     arrays = {"policies": whole.policies, "fitness": whole.fitness, "measures": whole.measures}
     storage.save(tmp_path / "old", arrays, kind=archive.KIND, about=about)
     back = archive.load(tmp_path / "old")
@@ -167,3 +167,6 @@ def test_networks_and_voronoi_cells_are_stored(tmp_path, network):
     back = archive.load(tmp_path / "archive")
     assert (back.grid, back.network.to_json()) == (cells, network.to_json())
     jax.tree.map(np.testing.assert_array_equal, back.policies, policies)
+    assert archive.load(tmp_path / "archive", network).network == network
+    with pytest.raises(ValueError, match="the policies belong to .*, network= is MLP"):
+        archive.load(tmp_path / "archive", MLP(3, 2, (9,)))

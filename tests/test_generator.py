@@ -268,6 +268,45 @@ def test_save_and_load(generator, tmp_path):
     np.testing.assert_array_equal(vector(draw(loaded, key, WANTED)), vector(draw(generator, key, WANTED)))
 
 
+def squashed(inside):
+    """A network of the parameters of `SHAPE` that only its code describes."""
+
+    def apply(params, observation):
+        first, last = params["params"]["Dense_0"], params["params"]["Dense_1"]
+        hidden = inside(observation @ first["kernel"] + first["bias"])
+        return jnp.sin(hidden @ last["kernel"] + last["bias"])
+
+    return ldpol.network(apply, observation_size=5, params=SHAPE.abstract(), first="params/Dense_0")
+
+
+def test_a_custom_networks_code_is_asked_for_again(tmp_path):
+    """A file holds no code: without it the generator samples, with it it acts, and other code is refused."""
+    theirs, key = squashed(jnp.abs), jax.random.key(5)
+    whole = make_generator(theirs)
+    assert whole.save(tmp_path / "model") == whole.nbytes
+    policy = draw(whole, key, WANTED)
+    bare = ldpol.load(tmp_path / "model")
+    np.testing.assert_array_equal(vector(draw(bare, key, WANTED)), vector(policy))
+    with pytest.raises(ValueError, match=r"whose code no file holds; pass it: load\(path, network=...\)"):
+        bare.apply(policy, jnp.ones(5))
+    bare.save(tmp_path / "again")  # what it says of the network is passed on
+    for path in (tmp_path / "model", tmp_path / "again"):
+        loaded = ldpol.load(path, theirs)
+        assert loaded.shape == theirs
+        np.testing.assert_array_equal(loaded.apply(policy, jnp.ones(5)), theirs.apply(policy, jnp.ones(5)))
+        with pytest.raises(ValueError, match=r"same parameters, but acts differently, by up to .* at 8 observations"):
+            ldpol.load(path, squashed(jnp.tanh))
+    with pytest.raises(ValueError, match=r"belong to CustomNetwork.*, network= is MLP\(5 -> 6 -> 2, tanh, clip\)"):
+        ldpol.load(tmp_path / "model", SHAPE)
+
+
+def test_an_mlp_is_in_the_file(generator, tmp_path):
+    generator.save(tmp_path / "model")
+    assert ldpol.load(tmp_path / "model", SHAPE).shape == SHAPE
+    with pytest.raises(ValueError, match=r"belong to MLP\(5 -> 6 -> 2, tanh, clip\), network= is MLP\(5 -> 7 -> 2"):
+        ldpol.load(tmp_path / "model", MLP(5, 2, (7,)))
+
+
 def test_nothing_to_load(tmp_path):
     with pytest.raises(FileNotFoundError, match="generator"):
         ldpol.load(tmp_path / "none")

@@ -59,6 +59,14 @@ def test_a_wrong_network_is_refused(tmp_path, capsys):
     assert not (tmp_path / "run" / "archive" / "elites").exists()
 
 
+def test_a_custom_network_is_refused(tmp_path, capsys):
+    """The stages after it read files alone."""
+    config = write(tmp_path, "__import__('ldpol').network(RELU.apply, observation_size=3, params=RELU.abstract())")
+    (tmp_path / "mine.py").write_text((tmp_path / "mine.py").read_text().replace('order="torch"', 'order="flax"'))
+    assert main(["import", "--config", config, "--workdir", str(tmp_path / "run")]) == 2
+    assert "whose code no file of a work directory holds; distil them in Python" in capsys.readouterr().err
+
+
 def test_config_files_without_their_functions(tmp_path):
     config = configs.load_config(write(tmp_path, cut="    def load"[4:]))
     assert configs.task_of(config).name == "toy"

@@ -163,11 +163,11 @@ class TrainingState:
         ({"genotypes": genotypes(QDaxMLP((6, 4, 2)))}, "policies map 3 -> 6 -> 4 -> 2, the network 3 -> 5 -> 4 -> 2"),
         (
             {"genotypes": genotypes(inputs=5)},
-            "5 inputs, the environment has 3 observations and 2 descriptors",
+            "5 inputs, the environment has 3 observations and 2 descriptors: an MLPDC actor. fold the descriptor into",
         ),
         (
             {"genotypes": genotypes(QDaxMLP((5, 4, 4)))},
-            "4 outputs for 2 actions: a mean-and-std head; pass",
+            "4 outputs for 2 actions: a mean-and-std head; pass head='mean' to keep the first 2 .Brax PPO/SAC",
         ),
         ({"genotypes": TrainingState(genotypes())}, "genotypes are training states; pass genotypes.policy_params"),
         ({"genotypes": jnp.zeros((N, 9))}, r"of shape \[12, 9\].*flat vectors \[N, P\] come in with from_ribs"),

@@ -10,7 +10,7 @@ LONGEST = 400
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("settings", "types"),
-    ("lanes",),
+    ("lanes", "probes"),
     ("tasks", "networks", "measures", "keys"),
     ("network_reader",),
     ("storage", "precision", "rollout", "models"),

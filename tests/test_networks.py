@@ -261,8 +261,52 @@ def test_old_files_are_tanh_and_clip():
 def test_a_custom_network_survives_json_without_its_code():
     net = network(Normed(), observation_size=5)
     back = networks.from_json(json.loads(json.dumps(net.to_json())))
-    assert networks.is_missing(back) and not networks.is_missing(net)
     assert (back.tree, back.size, hash(back)) == (net.tree, net.size, hash(back))
+    assert back.fingerprint == net.fingerprint and np.shape(back.fingerprint) == (8, 2)
+    assert back.to_json() == net.to_json()
     assert dataclasses.replace(back, apply=net.apply) == net
     with pytest.raises(ValueError, match=r"custom network 'test_networks:Normed'.*load\(path, network=...\)"):
         jax.eval_shape(partial(back.apply), back.abstract(), jnp.zeros(5))
+
+
+class Other(nn.Module):
+    """The parameters of `Normed`, used otherwise."""
+
+    @nn.compact
+    def __call__(self, observation):
+        scale = self.param("scale", nn.initializers.ones, ())
+        return nn.tanh(scale * nn.Dense(2, name="out")(nn.LayerNorm()(nn.swish(nn.Dense(8, name="in")(observation)))))
+
+
+def test_a_custom_network_gets_its_code_back():
+    net = network(Normed(), observation_size=5, first="params/in")
+    stored = networks.from_json(json.loads(json.dumps(net.to_json())))
+    assert networks.with_code(stored, net) == net
+    assert networks.with_code(stored, None) is stored
+    again = networks.with_code(stored, network(Normed(), observation_size=5))  # another instance, `first` not said
+    assert again.first == "params/in" and again.apply is not net.apply
+    shuffled = dataclasses.replace(net, tree=net.tree[::-1])
+    assert networks.with_code(stored, shuffled).fingerprint == net.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            Other(),
+            r"belong to CustomNetwork\(test_networks:Normed.*acts differently, by up to \d[.\d]* at 8 observations",
+        ),
+        (nn.Dense(2), "belong to CustomNetwork.*: its parameters are others"),
+        (QDaxMLP((8, 2)), r"belong to CustomNetwork.*, network= is MLP\(5 -> 8 -> 2, relu, identity\)"),
+    ],
+)
+def test_code_of_another_network_is_refused(module, message):
+    stored = networks.from_json(network(Normed(), observation_size=5).to_json())
+    with pytest.raises(ValueError, match=message):
+        networks.with_code(stored, network(module, observation_size=5))
+
+
+def test_an_mlp_needs_no_code_and_takes_no_other():
+    assert networks.with_code(SHAPE, SHAPE) == SHAPE
+    with pytest.raises(ValueError, match=r"belong to MLP\(.*tanh, clip\), network= is MLP\(.*relu, clip\)"):
+        networks.with_code(SHAPE, dataclasses.replace(SHAPE, activation="relu"))

@@ -1,5 +1,6 @@
 """The whole pipeline through the command line, as a user runs it, on real physics; and what happens when it is hurt."""
 
+import fcntl
 import math
 import os
 import shutil
@@ -95,11 +96,15 @@ def copied(run, folder, *parts):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One uninterrupted run of all four stages."""
-    workdir = tmp_path_factory.mktemp("pipeline") / "run"
-    for stage in STAGES:
-        succeed(stage, workdir)
-    return workdir
+    """One uninterrupted run of all four stages: made by the worker that needs it first, of which all have a copy."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    whole = folder / "pipeline"
+    with (folder / "pipeline.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for stage in STAGES if not (whole / "report.html").exists() else ():
+            succeed(stage, whole)
+    return Path(shutil.copytree(whole, tmp_path_factory.mktemp("pipeline") / "run"))
 
 
 @pytest.mark.slow
@@ -300,6 +305,7 @@ def test_evaluate_before_train(run, tmp_path):
 
 def test_other_settings_in_the_same_folder(run):
     assert "archive.map_elites.batch: 64 -> 32" in refuse("archive", run, "--config.archive.map_elites.batch=32")
+    assert "archive.cells: 10 -> 11" in refuse("archive", run, "--config.archive.cells=11")
     assert "seed: 0 -> 1" in refuse("train", run, "--config.seed=1")
     assert "eval.episodes: 2 -> 3" in refuse("evaluate", run, "--config.eval.episodes=3")
 

@@ -17,6 +17,7 @@ from ldpol.archive import Grid, from_qdax, make_grid
 from ldpol.networks import MLP, fold_normaliser
 from ldpol.rollout import RolloutConfig, copied_to, rollout_batch
 from ldpol.search import ppo, xnes
+from ldpol.search.archive_search import SearchConfig, search_archive
 from ldpol.search.loop import in_turn
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.search.ppga import PPGAConfig, PPGAEmitter, make_ppga
@@ -378,6 +379,19 @@ def test_settings_out_of_range(config, settings):
 def test_environments_that_copies_cannot_share():
     with pytest.raises(ValueError, match="environments = 10 do not split evenly over 3 copies"):
         make(ppo_config=replace(PPO, environments=10))
+
+
+def test_policies_and_measures_that_ppo_cannot_train():
+    """Refused when the search is built, before any work, alone and before MAP-Elites."""
+    for network in (MLP(3, 2, (4,), "relu", "tanh"), MLP(3, 2, (4,), final="identity")):
+        with pytest.raises(ValueError, match=r"policies whose actions are clipped to \[-1, 1\], found MLP.*map_elites"):
+            make_ppga(TASK, network, GRID, CONFIG, PPO, XNES)
+    final = replace(TASK, reduce="last")
+    with pytest.raises(ValueError, match="those of toy are not means over steps; search with search='map_elites'"):
+        make(task=final)
+    for search in ("ppga", "hybrid"):
+        with pytest.raises(ValueError, match="those of toy are not means over steps"):
+            search_archive(final, SearchConfig(search=search), key=jax.random.key(0))
 
 
 def test_a_grid_without_cells():

@@ -467,6 +467,9 @@ def test_copies_share_the_environments():
 def test_what_does_not_fit_the_task(trained):
     with pytest.raises(ValueError, match="a policy of 4 observations and 2 actions does not fit task 'toy' of 3 and 2"):
         init(SMALL, TASK, MLP(4, 2, (4,)), jax.random.key(0))
+    for changes in ({"final": "tanh"}, {"final": "identity"}, {"high": 2.0}):
+        with pytest.raises(ValueError, match=r"actions are clipped to \[-1, 1\], found MLP.*search='map_elites'"):
+            init(SMALL, TASK, replace(SHAPE, **changes), jax.random.key(0))
     with pytest.raises(ValueError, match=r"expected 1 \+ 2 reward weights, found shape \(2,\)"):
         update(SMALL, TASK, SHAPE, jnp.ones(2), trained, jax.random.key(0))
     with pytest.raises(ValueError, match=r"ppo\.environments = 8, but the state has"):

@@ -9,8 +9,9 @@ import pytest
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid, from_ribs, replay
+from ldpol.archive.agreement import Agreement, spearman
 from ldpol.archive.layouts import to_vectors
-from ldpol.archive.replay import Agreement, _spearman, spread_out
+from ldpol.archive.replay import spread_out
 from ldpol.networks import MLP
 from ldpol.rollout import rollout_batch
 from ldpol.types import mean_score
@@ -72,12 +73,40 @@ def test_swapped_measures_are_named(elites):
     assert found.better[0] == "measures in the order (1, 0)"
 
 
+PLACES = make_toy(noise=0.05, width=9.0, bonus=0.2, episode_length=4).replace(
+    measure=lambda state: jnp.stack([state.physics["x"], state.physics["y"]]),
+    measure_low=(-1.0, -1.0),
+    measure_high=(1.0, 1.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("stored", "said", "named"),
+    [
+        (("last", "before"), ("last", "after"), "when='before'"),
+        (("last", "after"), ("mean", "after"), "reduce='last'"),
+        (("max", "before"), ("last", "after"), "reduce='max', when='before'"),
+    ],
+)
+def test_measures_taken_otherwise_are_named(elites, stored, said, named):
+    """Four long steps from the centre: where a point is at the end depends on which state counts."""
+    made, task = (PLACES.replace(reduce=reduce, when=when) for reduce, when in (stored, said))
+    keys = jax.random.split(jax.random.key(2), len(elites))
+    score = mean_score(jax.jit(lambda p, k: rollout_batch(made, RELU.apply, p, k))(elites.policies, keys))
+    grid = Grid((20, 20), (-1.0, -1.0), (1.0, 1.0))
+    there = dataclasses.replace(elites, fitness=score.fitness, measures=score.measures, grid=grid)
+    assert replay(there, made, KEY).verdict == "same"
+    found = replay(there, task, KEY)
+    assert found.verdict != "same" and found.better is not None and found.better[0] == named
+    assert found.better[1].miss < 0.05
+
+
 def test_agreement_and_verdicts_by_hand():
     values = np.array([3.0, 1.0, 2.0, 2.0])
-    np.testing.assert_allclose(_spearman(values, np.array([30.0, -1.0, 5.0, 5.0])), 1.0)
+    np.testing.assert_allclose(spearman(values, np.array([30.0, -1.0, 5.0, 5.0])), 1.0)
     # Ranks 4 1 2.5 2.5 against 1 2 3 4: covariance -1.5 / sqrt(4.5 * 5).
-    np.testing.assert_allclose(_spearman(values, np.array([1.0, 2.0, 3.0, 4.0])), -1.5 / np.sqrt(22.5))
-    assert np.isnan(_spearman(values, np.ones(4)))
+    np.testing.assert_allclose(spearman(values, np.array([1.0, 2.0, 3.0, 4.0])), -1.5 / np.sqrt(22.5))
+    assert np.isnan(spearman(values, np.ones(4)))
     cases = [
         (1.0, 0.01, 0.02, "same"),
         (0.89, 0.01, 0.02, "doubtful"),

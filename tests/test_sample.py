@@ -47,6 +47,13 @@ def options(model, *more, measures="0.2,0.7"):
     return sample.parse(["--model", str(model), "--measures", measures, "--out", str(model.parent / "policy"), *more])
 
 
+def test_a_model_of_somebodys_own_task(model):
+    with pytest.raises(
+        ValueError, match="is of task 'toy', which ldpol cannot build: act on your own environment with"
+    ):
+        sample.run(options(model))
+
+
 @pytest.mark.parametrize("action", [(0.25, 0.5), (1.0, 0.1)])
 def test_a_film_is_a_rollout(action):
     """The second action dies in step 4; what was last seen stays, and nothing of the NaN after it."""

@@ -160,6 +160,17 @@ def test_state_of_other_settings(tmp_path, like):
         storage.load_state(tmp_path / "s", like, kind="state")
 
 
+def test_what_a_state_says_is_checked_before_its_shapes(tmp_path):
+    """The settings by name say more than the shape of an array."""
+
+    def check(about):
+        raise ValueError(f"cells: {about['cells']} -> 121")
+
+    storage.save_state(tmp_path / "s", [jnp.ones(100)], kind="state", about={"cells": 100})
+    with pytest.raises(ValueError, match="^cells: 100 -> 121"):
+        storage.load_state(tmp_path / "s", [jnp.zeros(121)], kind="state", check=check)
+
+
 def test_no_flipped_bit_goes_unnoticed(written):
     whole = written.read_bytes()
     for place in [*range(0, 700, 13), *range(700, len(whole), 101), len(whole) - 1]:
@@ -597,6 +608,17 @@ def test_a_folder_that_is_removed_before_the_lock_file_is_made(tmp_path, monkeyp
     once(monkeypatch, "make_folder", vanishing)
     with storage.lock(file, "the run"):
         refused(file)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_file_that_the_user_removed(tmp_path):
+    """The command that held it does not take away that of the next one."""
+    first = held(tmp_path / ".lock")
+    (tmp_path / ".lock").unlink()
+    second = held(tmp_path / ".lock")
+    first.close()
+    refused(tmp_path / ".lock")
+    second.close()
     assert os.listdir(tmp_path) == []
 
 

@@ -223,6 +223,17 @@ def test_sequencing(context):
     np.testing.assert_array_equal(arrays["targets"], targets[0])
 
 
+def test_sequences_need_means_over_steps(context):
+    """What cannot be told of a part of an episode is left out, with a line that says so, before any work."""
+    said = []
+    task = dataclasses.replace(context.task, reduce="last", episode_length=7)
+    SEQUENCING.check_task(task)
+    hooks = Hooks(log=lambda suite, step, metrics: said.append((suite, metrics["left_out"])))
+    found = SEQUENCING.run(dataclasses.replace(context, task=task, hooks=hooks)).metrics
+    assert found == {"sequencing": {}} and SEQUENCING.tables(found) == []
+    assert said == [("sequencing", "the measures of toy are not means over steps: a segment has none")]
+
+
 def test_language(speaking):
     """Every claim again, one policy at a time: the sentence read, a policy evaluated with its pair's keys."""
     found = SENTENCES.run(speaking).metrics

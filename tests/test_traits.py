@@ -11,9 +11,18 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.rollout import RolloutConfig, rollout_batch
+from ldpol.rollout import NO_RECORD, RolloutConfig, rollout_batch
 from ldpol.tasks import SPECS, TaskState, Torso, make_task
-from ldpol.traits import TRAITS, columns, summarise_traits, trait_recorder, traits, traits_and_measures
+from ldpol.traits import (
+    TRAITS,
+    behaviour_recorder,
+    columns,
+    has_traits,
+    summarise_traits,
+    trait_recorder,
+    traits,
+    traits_and_measures,
+)
 
 # Multiples of 1/8 keep every position exact.
 ACTIONS = [[1.0, 1.0], [0.5, -0.5], [0.25, 3.0], [0.875, 0.0], [0.0, 0.125], [-1.0, -1.0]]
@@ -176,6 +185,14 @@ def test_every_task_has_traits(name):
 def test_a_task_without_a_torso_has_no_traits():
     with pytest.raises(ValueError, match="task 'toy' has no traits: it does not say where its torso is"):
         trait_recorder(dataclasses.replace(make_toy(), torso=None))
+
+
+def test_a_task_of_final_places_has_no_traits():
+    task = dataclasses.replace(make_toy(), reduce="last")
+    assert not has_traits(task) and has_traits(make_toy())
+    assert behaviour_recorder(task) is NO_RECORD
+    with pytest.raises(ValueError, match="task 'toy' has no traits: .* its measures are no means over steps"):
+        columns(task)
 
 
 def test_without_pairs_there_is_no_asymmetry():

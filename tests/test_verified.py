@@ -1,6 +1,7 @@
 """Verified draws: rounding, the choice of rows and the kernel by hand, and what a generator answers with them."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -53,11 +54,28 @@ def test_the_table_keeps_what_was_achieved():
     assert bank.columns == ("measure 0", "measure 1", "speed", "quality", "log weight")
 
 
-def test_nearest_rows_are_kept_first():
+def test_the_likeliest_rows_are_kept_first():
     targets = np.array([[0.1, 0.2], [0.8, 0.9]])
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 2), [0, 2])
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 9), [0, 1, 2, 3])
+    choose = partial(choose_rows, ACHIEVED, targets, width=0.02)
+    np.testing.assert_array_equal(choose(2), [0, 2])
+    np.testing.assert_array_equal(choose(3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
+    np.testing.assert_array_equal(choose(9), [0, 1, 2, 3])
+    # Row 1 is one width from the first target: it answers first if it is drawn more than exp(1/2) as often there.
+    np.testing.assert_array_equal(choose(2, log_weight=np.array([0.0, 0.49, 0.0, 0.0])), [0, 2])
+    np.testing.assert_array_equal(choose(2, log_weight=np.array([0.0, 0.51, 0.0, 0.0])), [1, 2])
+
+
+def test_rows_are_chosen_as_by_a_plain_loop():
+    """Against sorting all pairs rank by rank, over more targets than one part holds."""
+    rng = np.random.default_rng(3)
+    achieved, targets, weight = rng.random((900, 2)), rng.random((300, 2)), rng.normal(size=900)
+    cost = np.linalg.norm(targets[:, None] - achieved, axis=-1) ** 2 / (2 * 0.1**2) - weight
+    expected: list[int] = []
+    for rank in range(64):
+        order = [(np.sort(row)[rank], np.argsort(row)[rank]) for row in cost]
+        expected += [row for _, row in sorted(order) if row not in expected]
+    expected = list(dict.fromkeys(expected))[:500]
+    np.testing.assert_array_equal(choose_rows(achieved, targets, 500, width=0.1, log_weight=weight), sorted(expected))
 
 
 def test_rows_answer_as_often_as_the_kernel_says():

@@ -15,19 +15,22 @@ from ldpol.generator_settings import parse_settings
 from ldpol.model.diffusion import STRONGEST
 from ldpol.model.image import Scaling
 from ldpol.model.verified import VerifiedBank
-from ldpol.networks import check_finite
+from ldpol.networks import Network, check_finite, with_code
 from ldpol.precision import expand
 
 
-def load(path: Path | str) -> PolicyGenerator:
+def load(path: Path | str, network: Network | None = None) -> PolicyGenerator:
     """Read a generator; never executes anything from the file.
 
     Args:
       path: a file written by `PolicyGenerator.save`, or one of the names of `ldpol.list_models`.
+      network: what the policies belong to, where that is a `CustomNetwork`: files hold no code. Without it the
+        generator samples, but its policies cannot act.
 
     Raises:
       FileNotFoundError: if there is none.
-      UserError: if it is damaged, of another kind, or no sound model: its networks do not fit, or hold NaN.
+      UserError: if it is damaged, of another kind, or no sound model: its networks do not fit, or hold NaN; or if its
+        policies belong to another network than the one passed.
     """
     path = models.resolve(path)
     arrays, about = storage.load(path, kind=KIND)
@@ -38,9 +41,10 @@ def load(path: Path | str) -> PolicyGenerator:
         settings = parse_settings(about)
         if parts["bank"] is not None:
             parts["bank"] = VerifiedBank(**parts["bank"], columns=tuple(about["columns"]))
-        return _check(PolicyGenerator(**parts, **settings))
+        generator = _check(PolicyGenerator(**parts, **settings))
     except Exception as error:  # whatever a network says of parameters that are not its own
         raise UserError(f"the generator at {path} is not sound: {type(error).__name__}: {error}") from error
+    return dataclasses.replace(generator, shape=with_code(generator.shape, network))
 
 
 def _check(generator: PolicyGenerator) -> PolicyGenerator:

@@ -1,6 +1,7 @@
 """Policy networks: what maps an observation to an action, stated by whoever brings policies and never guessed."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from ldpol.errors import UserError
+from ldpol.probes import PLACES, Fingerprint, difference, fingerprint
 from ldpol.types import Array, Key, Params, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -203,7 +205,8 @@ class CustomNetwork(_Layout):
     """Any `apply`: layer normalisation, attention, convolutions on flat observations; not recurrent.
 
     Static; two of them are equal only if they hold the same function, so that a fresh lambda compiles anew. A file
-    keeps the shapes of its parameters, never its code: `load(path, network=...)` asks for it again.
+    keeps the shapes of its parameters and how it acts in a few places, never its code: `load(path, network=...)` asks
+    for it again, and compares.
 
     Attributes:
       apply: `(params, observation [O]) -> action [A]` of one policy.
@@ -248,6 +251,11 @@ class CustomNetwork(_Layout):
         """Return the plain difference to the teacher's actions `[A]`."""
         return pre_action - target
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """How it acts in a few places, see `probes`; of a network without its code, what its file says."""
+        return self.apply.fingerprint if isinstance(self.apply, _Missing) else _fingerprint(self)
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the code as JSON values."""
         return {
@@ -257,7 +265,14 @@ class CustomNetwork(_Layout):
             "action_size": self.action_size,
             "first": self.first,
             "name": self.name,
+            "fingerprint": self.fingerprint,
         }
+
+
+@functools.lru_cache(maxsize=16)
+def _fingerprint(network: CustomNetwork) -> Fingerprint:
+    """Compute it once: a generator says how many bytes it has by packing itself."""
+    return fingerprint(network.apply, network.abstract(), network.observation_size)
 
 
 Network: TypeAlias = MLP | CustomNetwork
@@ -268,6 +283,7 @@ class _Missing:
     """Stands for the code of a custom network that a file could not hold."""
 
     name: str
+    fingerprint: Fingerprint
 
     def __call__(self, params: Params, observation: Array) -> Array:
         raise UserError(
@@ -293,12 +309,36 @@ def from_json(value: Mapping[str, Any]) -> Network:
     if kind != "custom":
         raise UserError(f"the policies' network is of an unknown kind {kind!r}; expected mlp or custom")
     tree = tuple((path, tuple(shape), dtype) for path, shape, dtype in fields.pop("tree"))
-    return CustomNetwork(_Missing(fields["name"]), tree, **fields)
+    acts = tuple(tuple(map(float, row)) for row in fields.pop("fingerprint"))
+    return CustomNetwork(_Missing(fields["name"], acts), tree, **fields)
 
 
-def is_missing(network: Network) -> bool:
-    """Tell whether a network came from a file without its code."""
-    return isinstance(network, CustomNetwork) and isinstance(network.apply, _Missing)
+def with_code(stored: Network, given: Network | None) -> Network:
+    """Return the network that a file describes, with the code that its reader brings along.
+
+    Args:
+      stored: what the file says.
+      given: the same network with its code; None leaves a custom one without, which samples but cannot act.
+
+    Raises:
+      UserError: if `given` is another network: of other parameters, or one that acts differently.
+    """
+    if given is None:
+        return stored
+    if isinstance(stored, MLP) or not isinstance(given, CustomNetwork):
+        if stored == given:
+            return stored
+        raise UserError(f"the policies belong to {stored}, network= is {given}")
+    parts = (*sorted(given.tree), given.observation_size, given.action_size)
+    if parts != (*sorted(stored.tree), stored.observation_size, stored.action_size):
+        raise UserError(f"the policies belong to {stored}, network= is {given}: its parameters are others")
+    apart = difference(stored.fingerprint, given.fingerprint)
+    if apart:
+        raise UserError(
+            f"the policies belong to {stored}; network= has the same parameters, but acts differently, by up to "
+            f"{apart:.2g} at {PLACES} observations: pass the network that they were collected with"
+        )
+    return dataclasses.replace(given, first=stored.first)
 
 
 def unknown_activation(name: str) -> str:

@@ -120,9 +120,18 @@ def check_out(out: Path) -> None:
 
 
 def make_task(model: "PolicyGenerator") -> "Task":
-    """Build the task that the model's archive was collected on."""
+    """Build the task that the model's archive was collected on.
+
+    Raises:
+      UserError: if it is somebody's own.
+    """
     from ldpol import tasks
 
+    if model.task not in tasks.SPECS:
+        raise UserError(
+            f"this is of task {model.task!r}, which ldpol cannot build: act on your own environment with "
+            "ldpol.load(path), generator.sample and generator.apply"
+        )
     known = ("backend", "episode_length", "reset_noise")
     return tasks.make_task(model.task, **{name: value for name, value in model.settings if name in known})
 

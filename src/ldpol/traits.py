@@ -50,14 +50,23 @@ TRAITS = (
 )
 
 
+def has_traits(task: Task) -> bool:
+    """Tell whether a task has traits: it says where its torso is, and its measures are contacts of every step."""
+    return task.torso is not None and task.is_mean_of_steps
+
+
 def traits(task: Task) -> tuple[Trait, ...]:
     """Return the K traits that a task has: all `TRAITS`, less the asymmetry where feet do not pair up.
 
     Raises:
-      ValueError: if the task does not say where its torso is.
+      UserError: if the task does not say where its torso is, or its measures are not means over the steps.
     """
     if task.torso is None:
         raise UserError(f"task {task.name!r} has no traits: it does not say where its torso is; set `Task.torso`")
+    if not task.is_mean_of_steps:
+        raise UserError(
+            f"task {task.name!r} has no traits: they count contacts step by step, its measures are no means over steps"
+        )
     return tuple(trait for trait in TRAITS if task.sides or trait.name != "asymmetry")
 
 
@@ -180,8 +189,8 @@ def traits_and_measures(task: Task, score: Score, sums: TraitSums) -> Array:
 
 
 def behaviour_recorder(task: Task) -> Recorder:
-    """Return the recorder that `summarise_behaviour` reads; it records nothing for a task without a torso."""
-    return NO_RECORD if task.torso is None else trait_recorder(task)
+    """Return the recorder whose record `summarise_behaviour` reads; an empty one of a task without traits."""
+    return trait_recorder(task) if has_traits(task) else NO_RECORD
 
 
 def summarise_behaviour(task: Task, score: Score, record: PyTree) -> Behaviour:
@@ -190,9 +199,9 @@ def summarise_behaviour(task: Task, score: Score, record: PyTree) -> Behaviour:
     Args:
       task: the task.
       score: `[E]` of its episodes.
-      record: of the recorder `behaviour_recorder(task)`, leading axis E; anything for a task without a torso.
+      record: of the recorder `behaviour_recorder(task)`, leading axis E; anything for a task without traits.
     """
     traits = jnp.zeros(0)
-    if task.torso is not None:
+    if has_traits(task):
         traits = jax.vmap(partial(traits_and_measures, task))(score, record).mean(0)
     return Behaviour(mean_score(score), traits)

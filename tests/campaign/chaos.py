@@ -1,6 +1,6 @@
 """Kill, race and starve the stages and the writers underneath, and see that nothing is lost, mixed or late.
 
-  python -m campaign chaos --out ../results/chaos.json       (from tests/; `make chaos`)
+  python -m campaign chaos --toy --out ../results/chaos.json       (from tests/; `make chaos`)
 
 pairs      two processes save one path at the same moment: what lies there afterwards is one of the two, whole
 locks      two processes take one lock at the same moment: one gets it

@@ -90,11 +90,11 @@ def kills(stages: Stages, count: int, random: np.random.Generator) -> dict[str, 
             say(f"kills: {done[-1]}, ended with {code}{' WRONG' if ended.total() else ''} after {last}")
         code, said = stages.wait(stages.start(stage, workdir))
         ends += 1
-        if ended := outcome(said, code == 0):
-            wrong += ended
-            say(f"kills: {stage} WRONG: ended with {code}: {said[-2000:]}")
+        wrong += outcome(said, code == 0)
         if code == 0:
             stages.check_end(workdir, stage, wrong, "kills")
+        else:
+            say(f"kills: {stage} WRONG: ended with {code}: {said[-2000:]}")
         shutil.rmtree(workdir)
     names = ("SIGKILL", "SIGTERM", "SIGINT")
     by_signal = {name: sum(one["signal"] == name for one in done) for name in names}

@@ -141,17 +141,23 @@ def save(archive: Archive, path: Path) -> None:
     storage.save(path, arrays, kind=KIND, about=about)
 
 
-def load(path: Path) -> Archive:
+def load(path: Path, network: Network | None = None) -> Archive:
     """Read and check an archive written by `save`.
+
+    Args:
+      path: the file.
+      network: what the policies belong to, where that is a `CustomNetwork`: files hold no code, and without it the
+        policies cannot act.
 
     Raises:
       MissingFile: if there is none.
-      UserError: if it is damaged, of another kind, or unsound.
+      UserError: if it is damaged, of another kind, or unsound, or belongs to another network than the one passed.
     """
     arrays, about = storage.load(path, kind=KIND)
     try:
         grid, stated = grid_from_json(about["grid"]), about.get("network")
-        network = _unstated(arrays["policies"], path) if stated is None else networks.from_json(stated)
+        said = _unstated(arrays["policies"], path) if stated is None else networks.from_json(stated)
+        network = networks.with_code(said, network)
         settings = tuple(about["settings"].items())
         arrays = jax.tree.map(jnp.asarray, arrays)
         return check(Archive(**arrays, grid=grid, task=about["task"], network=network, settings=settings))

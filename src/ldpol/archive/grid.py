@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,8 @@ def cell_coordinates(measures: Any, low: Any, high: Any, shape: Any, xp: Any) ->
     return xp.clip(place, 0, shape - 1)
 
 
-class Grid(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Grid:
     """A regular grid over the measure space; static and hashable.
 
     Attributes:
@@ -95,7 +96,7 @@ class Grid(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return self._asdict()
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ldpol.language.understanding import TowerConfig, base_claims, init_tower, m
 from ldpol.model.answering import LEAST, SOFTNESS
 from ldpol.tasks import Task
 from ldpol.train_loop import OptimiserConfig, TrainState, start_state
-from ldpol.traits import columns
+from ldpol.traits import columns, has_traits
 from ldpol.types import Array, Key, PyTree
 
 
@@ -38,7 +38,7 @@ def learns_to_read(config: LanguageConfig, archive: Archive, task: Task | None) 
     Raises:
       UserError: if it should, but the archive has no traits to speak of, or the extra `language` is not installed.
     """
-    if not config.captions or task is None or task.torso is None:
+    if not config.captions or task is None or not has_traits(task):
         return False
     if archive.traits is None:
         raise UserError(

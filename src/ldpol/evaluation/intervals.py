@@ -1,5 +1,6 @@
 """Means with intervals: everything measured on sequences is a ratio of two sums over them."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class Ratio(NamedTuple):
     denominator: np.ndarray
 
 
-class Estimate(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Estimate:
     """A number, or an array of them, with its interval.
 
     Attributes:
@@ -40,7 +42,7 @@ class Estimate(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as floats and nested lists, with None in place of NaN, which JSON lacks."""
-        return {name: _plain(np.asarray(value, float).tolist()) for name, value in self._asdict().items()}
+        return {name: _plain(np.asarray(value, float).tolist()) for name, value in dataclasses.asdict(self).items()}
 
 
 def estimate(ratio: Ratio, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:

@@ -12,6 +12,7 @@ from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.modules import load_module
+from ldpol.networks import MLP
 
 IMPORTED_FROM = "imported from"
 """Setting of an archive that a config file brought along: that file. Such archives state their own networks."""
@@ -37,13 +38,19 @@ def run(config: Config, workdir: Path) -> None:
     """Import what the config file's `load_archive(config, task)` returns.
 
     Raises:
-      UserError: if there is no such function, an archive is there already, or the policies do not do what is stored.
+      UserError: if there is no such function, an archive is there already, the network is a custom one, or the policies
+        do not do what is stored.
     """
     elites = stages.elites_of(workdir)
     if storage.exists(elites):
         raise UserError(f"{elites} holds an archive already; use another --workdir, or delete it")
     task, archive = configs.task_of(config), load_archive(config)
     archives.check_task(archive, task)
+    if not isinstance(archive.network, MLP):
+        raise UserError(
+            f"the policies belong to {archive.network}, whose code no file of a work directory holds; distil them in "
+            "Python: ldpol.distill(archive, task, key=key)"
+        )
     key = stages.key_of(config, "import")
     with session.working("import: rolling out some of the policies"):
         found = archives.replay(archive, task, key)

@@ -68,7 +68,7 @@ def run(config: Config, workdir: Path, make_rows: Rows) -> None:
         storage.write_json(workdir / TABLE, table | about)
         if table["rows"]:
             save(draw_retention(table["rows"], table["ceiling"]), workdir / FIGURE)
-    session.say(markdown(table["rows"]))
+    session.say(markdown(study.tabulate(rows, finished)["rows"]))
     session.say(f"study: {workdir / TABLE}, {workdir / FIGURE}")
 
 

@@ -19,6 +19,8 @@ from ldpol.types import Array
 LEVELS = 255
 """Of a table's column, between its least and largest value: a measure is kept to 0.002 of its range."""
 QUALITY, WEIGHT = "quality", "log weight"
+RANKS = 64
+"""Draws that may be kept for the sake of one target."""
 
 
 class RoundedDraws(NamedTuple):
@@ -131,26 +133,37 @@ def make_bank(
     return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)
 
 
-def choose_rows(achieved: np.ndarray, targets: np.ndarray, rows: int) -> np.ndarray:
-    """Choose the draws that answer the most requests: the nearest of every target first, then the second nearest, ...
+def choose_rows(
+    achieved: np.ndarray, targets: np.ndarray, rows: int, *, width: float, log_weight: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Choose the draws that answer the most requests: the likeliest of every target first, then the second, ...
+
+    How likely a draw answers is what `answering.row_logits` makes of a request for measures.
 
     Args:
-      achieved: `[R, M]`.
-      targets: `[N, M]` what is going to be asked for.
+      achieved: `[R, M]` scaled to [0, 1].
+      targets: `[N, M]` what is going to be asked for, scaled to [0, 1].
       rows: how many to keep.
+      width: standard deviation of the kernel on measures.
+      log_weight: `[R]` how often each is drawn at equal distance.
 
     Returns:
       Indices of at most `rows` draws, ascending.
     """
     if len(achieved) <= rows:
         return np.arange(len(achieved))
-    distance = np.linalg.norm(targets[:, None] - achieved[None], axis=-1)
-    order = np.argsort(distance, 1, kind="stable")
+    log_weight = np.broadcast_to(np.asarray(log_weight, np.float32), len(achieved))
+    ranks = min(RANKS, len(achieved))
+    order, cost = np.empty((len(targets), ranks), int), np.empty((len(targets), ranks), np.float32)
+    for part in np.array_split(np.arange(len(targets)), -(-len(targets) // 256)):  # no N x R matrix in memory
+        squared = ((targets[part, None] - achieved[None]) ** 2).sum(-1)
+        costs = 0.5 * squared / width**2 - log_weight
+        order[part] = np.argsort(costs, 1, kind="stable")[:, :ranks]
+        cost[part] = np.take_along_axis(costs, order[part], 1)
     kept: dict[int, None] = {}
-    for rank in range(order.shape[1]):
-        # Those that are nearest to their target first: where a rank does not fit whole, the best of it stays.
-        column = order[:, rank]
-        for row in column[np.argsort(distance[np.arange(len(targets)), column], kind="stable")]:
+    for rank in range(ranks):
+        # Those that answer best first: where a rank does not fit whole, the best of it stays.
+        for row in order[np.argsort(cost[:, rank], kind="stable"), rank]:
             kept.setdefault(int(row))
             if len(kept) == rows:
                 return np.sort(np.fromiter(kept, int))

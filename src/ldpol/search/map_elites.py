@@ -9,6 +9,7 @@ a fifth fewer of them.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.search.loop import Refined, Search, make_search
 from ldpol.settings import check, fail
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Params, Score, mean_score
+from ldpol.types import Key, Params, Score, mean_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class IsoLineEmitter(Emitter):
         """Offspring an iteration."""
         return self._config.batch
 
-    def emit(self, repertoire: MapElitesRepertoire, emitter_state: None, key: Key) -> tuple[Params, dict[str, Array]]:
+    def emit(self, repertoire: Any, emitter_state: Any, key: Key) -> tuple[Params, dict[str, Any]]:
         """Return offspring, and nothing to be remembered."""
         fresh = lambda: jax.vmap(self._shape.init)(jax.random.split(key, self.batch_size))  # noqa: E731
         vary = lambda: self._mixing.emit(repertoire, None, key)[0]  # noqa: E731

@@ -6,6 +6,7 @@ diversity (CMA-MAEGA) whose gradients are differences of policies that PPO train
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,8 @@ class PPGAState:
 class PPGAEmitter(Emitter):
     """A QDax emitter: `emit` climbs and branches, `state_update` learns from the branches and walks.
 
-    Its state and all it returns are pytrees of arrays, so an iteration can be one jitted program.
+    Its state, a `PPGAState`, and all it returns are pytrees of arrays, so an iteration can be one jitted program. QDax
+    passes repertoire and state by types wider than these, hence `Any`.
     """
 
     def __init__(
@@ -114,8 +116,9 @@ class PPGAEmitter(Emitter):
           mesh: devices that share the environments.
 
         Raises:
-          ValueError: if settings are out of range or the environments cannot be split.
+          UserError: if settings are out of range, the environments cannot be split, or as `ppo.check_trainable`.
         """
+        ppo.check_trainable(task, shape)
         self._task, self._shape, self._config = task, shape, config
         self._copies, devices = 1 + task.measures, 1 if mesh is None else mesh.size
         self._xnes, self._branches = xnes_config, xnes.population_size(xnes_config, self._copies)
@@ -136,12 +139,12 @@ class PPGAEmitter(Emitter):
     def init(
         self,
         key: Key,
-        repertoire: MapElitesRepertoire,
+        repertoire: Any,
         genotypes: Params,
         fitnesses: Array,
         descriptors: Array,
-        extra_scores: dict[str, Array],
-    ) -> PPGAState:
+        extra_scores: dict[str, Any],
+    ) -> Any:
         """Return the state around an untrained theta; elites already there count as they are, with no normaliser."""
         walk_key, climb_key, key = jax.random.split(key, 3)
         cells = repertoire.centroids.shape[0]
@@ -161,15 +164,13 @@ class PPGAEmitter(Emitter):
             key=key,
         )
 
-    def emit(
-        self, repertoire: MapElitesRepertoire, emitter_state: PPGAState, key: Key
-    ) -> tuple[Params, dict[str, PyTree]]:
+    def emit(self, repertoire: Any, emitter_state: Any, key: Key) -> tuple[Params, dict[str, Any]]:
         """Train the copies and branch from theta along what they learnt.
 
         Returns:
           Policies that act on raw observations, leading axis B; and what `state_update` needs to know of them.
         """
-        state = emitter_state
+        state: PPGAState = emitter_state
         climb_key, ask_key = jax.random.split(key)
         theta = state.walker
         fresh = jax.tree.map(jnp.zeros_like, theta.actor_adam)
@@ -203,15 +204,16 @@ class PPGAEmitter(Emitter):
 
     def state_update(
         self,
-        emitter_state: PPGAState,
-        repertoire: MapElitesRepertoire,
-        genotypes: Params,
-        fitnesses: Array,
-        descriptors: Array,
-        extra_scores: dict[str, PyTree],
-    ) -> PPGAState:
+        emitter_state: Any,
+        repertoire: Any = None,
+        genotypes: Params = None,
+        fitnesses: Any = None,
+        descriptors: Any = None,
+        extra_scores: Any = None,
+    ) -> Any:
         """Rank the branches by their improvement of the soft archive; then walk, or begin again from an elite."""
-        state, theta = emitter_state, emitter_state.walker
+        state: PPGAState = emitter_state
+        theta = state.walker
         fitness = fitnesses.reshape(-1)
         cells = get_cells_indices(descriptors, repertoire.centroids)
         gain = improvement(state.thresholds, cells, fitness)

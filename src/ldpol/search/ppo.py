@@ -85,6 +85,29 @@ class Batch(NamedTuple):
     target: Array
 
 
+def check_trainable(task: Task, shape: MLP) -> None:
+    """Raise `UserError` unless PPO can train policies of a network on a task, and on each of its measures.
+
+    Gaussian noise is added to what the last layer gives, and the task clips the sum: after another final activation,
+    the mean of that noise would be no action of the policy. Measures are rewards, so that an episode's must be a mean.
+    """
+    if (shape.observation_size, shape.action_size) != (task.observation_size, task.action_size):
+        raise UserError(
+            f"a policy of {shape.observation_size} observations and {shape.action_size} actions does not fit task "
+            f"{task.name!r} of {task.observation_size} and {task.action_size}"
+        )
+    if (shape.final, shape.low, shape.high) != ("clip", -1.0, 1.0):
+        raise UserError(
+            f"PPO and PPGA train policies whose actions are clipped to [-1, 1], found {shape} in [{shape.low:g}, "
+            f"{shape.high:g}]; search with search='map_elites', which takes any network"
+        )
+    if not task.is_mean_of_steps:
+        raise UserError(
+            f"PPO and PPGA climb measures step by step, those of {task.name} are not means over steps; search with "
+            "search='map_elites'"
+        )
+
+
 def init(config: PPOConfig, task: Task, shape: MLP, key: Key) -> PPOState:
     """Return one untrained copy with its environments at the start of an episode.
 
@@ -98,13 +121,9 @@ def init(config: PPOConfig, task: Task, shape: MLP, key: Key) -> PPOState:
       key: decides networks and episodes.
 
     Raises:
-      ValueError: if settings are out of range or the policy does not fit the task.
+      UserError: if settings are out of range, or as `check_trainable`.
     """
-    if (shape.observation_size, shape.action_size) != (task.observation_size, task.action_size):
-        raise UserError(
-            f"a policy of {shape.observation_size} observations and {shape.action_size} actions does not fit task "
-            f"{task.name!r} of {task.observation_size} and {task.action_size}"
-        )
+    check_trainable(task, shape)
     actor_key, critic_key, start_key = jax.random.split(key, 3)
     actor = _orthogonal(shape, 0.01, actor_key)
     critic = _orthogonal(_critic_shape(config, shape), 1.0, critic_key)

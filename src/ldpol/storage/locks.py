@@ -38,7 +38,8 @@ def lock(file: Path, what: str) -> Iterator[None]:
     finally:
         if handle is not None:
             with contextlib.suppress(OSError):
-                file.unlink()  # before it is let go: whoever opened it by now finds it gone, and opens another
+                if _is_at(file, handle):  # unless the user removed it, and it is another command's by now
+                    file.unlink()  # before it is let go: whoever opened it by now finds it gone, and opens another
             made = max(made, os.fstat(handle).st_size - _WIDTH)  # after it is gone: nobody adds to it any more
             os.close(handle)
         remove_empty(list(file.parents)[:made])

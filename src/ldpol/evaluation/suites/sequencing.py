@@ -101,13 +101,17 @@ class Sequencing:
             fail(self, "look_ahead_episodes", f"{problem}: the look-ahead rolls out the first of the same episodes")
 
     def check_task(self, task: Task) -> None:
-        """Raise `UserError` if sequences do not fit into episodes."""
-        steps = segment_steps(task, self.segments, self.settle)
-        check_horizon(steps, self.settle, self.horizon)
+        """Raise `UserError` if sequences do not fit into episodes; where measures are no means, they are left out."""
+        if task.is_mean_of_steps:
+            steps = segment_steps(task, self.segments, self.settle)
+            check_horizon(steps, self.settle, self.horizon)
 
     def run(self, context: Context) -> Result:
-        """Measure."""
+        """Measure; left out where the measures of a segment would not be those of an episode."""
         task, grid, count = context.task, context.archive.grid, self.sequences
+        if not task.is_mean_of_steps:
+            context.without(self.name, f"the measures of {task.name} are not means over steps: a segment has none")
+            return Result({"sequencing": {}})
         measures = np.asarray(context.reference.measures)
         places = jnp.arange(len(measures))[:, None]
         elites = np.asarray(draw_sequences(context.key_for("sequencing/sequences"), places, count, self.segments))[
