@@ -355,7 +355,7 @@ SCENARIOS = {
     "loads": ("one process reads while another one writes", "{loads} loads, {saves_meanwhile} saves meanwhile"),
     "writers": ("`kill -9` inside of saving", "{kills} kills"),
     "two": ("a stage twice on one work directory", "{pairs} pairs"),
-    "full": ("a disk that gets full", "{saves_until_full} saves, two stages"),
+    "full": ("a disk that gets full", "{saves_until_full} saves, {stages} stages"),
     "read_only": ("a finished run that cannot be written", "{commands} commands"),
     "clock": ("a clock that steps by up to five seconds, forth and back", "{stages} stages"),
     "kills": (

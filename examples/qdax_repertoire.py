@@ -18,9 +18,9 @@ from qdax.tasks.brax.v2.env_creators import create_default_brax_task_components
 import ldpol
 
 
-def search(name: str, iterations: int, batch: int, cells: int, length: int):
+def search(name: str, iterations: int, batch: int, cells: int, length: int, seed: int = 7):
     """MAP-Elites as in QDax's tutorials; returns repertoire, environment, policy network and the key of its reset."""
-    key = jax.random.key(7)
+    key = jax.random.key(seed)
     env, policy, scoring = create_default_brax_task_components(name, key, episode_length=length)
     starts, places, key = jax.random.split(key, 3)
     batch_of = jax.vmap(policy.init)(jax.random.split(starts, batch), jnp.zeros((batch, env.observation_size)))
@@ -35,7 +35,7 @@ def search(name: str, iterations: int, batch: int, cells: int, length: int):
     update = jax.jit(search.update)
     for i in range(iterations):
         repertoire, state, _ = update(repertoire, state, jax.random.fold_in(key, i))
-    return repertoire, env, policy, jax.random.split(jax.random.key(7))[1]
+    return repertoire, env, policy, jax.random.split(jax.random.key(seed))[1]
 
 
 def main(

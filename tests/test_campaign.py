@@ -1,10 +1,13 @@
 """A part of `make fuzz`, and what tells its outcomes apart."""
 
 import shutil
+import signal
+from collections import Counter
 
 import numpy as np
 import pytest
-from campaign import damages, fuzz
+from campaign import comparing, damages, fuzz, outcomes
+from campaign.kills import Hit, plan
 from campaign.things import THINGS
 
 from ldpol import storage
@@ -85,6 +88,59 @@ def seen(folder):
             with path.open("rb") as stream:
                 found[path.name] = path.stat().st_size, stream.read(10_000)
     return found
+
+
+def test_hits_are_spread_by_the_time_that_stages_take():
+    """Equal shares of 100 s: by hand, 1, 7 and 12 of the 20 hits; two signals need a command that has started."""
+    seconds = {"archive": 5.0, "train": 35.0, "evaluate": 60.0}
+    rounds = plan(seconds, 16, 2, 4.0, np.random.default_rng(0))
+    hits = [hit for own in rounds for hit in own]
+    assert Counter(hit.stage for hit in hits) == {"archive": 1, "train": 7, "evaluate": 12}
+    assert Counter(hit.signal for hit in hits) == {signal.SIGKILL: 16, signal.SIGTERM: 2, signal.SIGINT: 2}
+    assert all(1 <= len(own) <= 3 and len({hit.stage for hit in own}) == 1 for own in rounds)
+    assert all(own == sorted(own, key=lambda hit: hit.second) for own in rounds)
+    assert all(0 <= hit.second < seconds[hit.stage] for hit in hits)
+    assert all(hit.second >= 4.0 for hit in hits if hit.signal != signal.SIGKILL)
+    starts, places = {"archive": 0.0, "train": 5.0, "evaluate": 40.0}, []
+    for hit in plan(seconds, 20, 0, 4.0, np.random.default_rng(1)):
+        places += [starts[one.stage] + one.second for one in hit]
+    assert [int(place // 5) for place in sorted(places)] == list(range(20))
+
+
+def test_a_hit_that_comes_too_late_comes_earlier():
+    assert Hit("train", 30.0, signal.SIGKILL).earlier(0.1, 4.0) == Hit("train", 3.0, signal.SIGKILL)
+    assert Hit("train", 30.0, signal.SIGINT).earlier(0.1, 4.0) == Hit("train", 4.0, signal.SIGINT)
+
+
+def test_how_a_command_ended():
+    assert outcomes.one_line(2, "\ntrain: runs/x is in use\n", "in use")
+    assert not outcomes.one_line(0, "\ntrain: runs/x is in use\n", "in use")
+    assert not outcomes.one_line(2, "Traceback (most recent call last):\nValueError: in use", "in use")
+    assert not outcomes.one_line(2, "train: no such file", "in use")
+    assert not outcomes.one_line(2, "", "in use")
+    wrong = outcomes.outcome("", right=True) + outcomes.outcome("x", right=False)
+    wrong += outcomes.outcome(outcomes.HANG, right=False)
+    assert outcomes.row(wrong, kills=3) == {"kills": 3, "silent": 0, "alien": 1, "hangs": 1, "left_over": 0, "bad": 2}
+
+
+def test_what_a_stage_left_is_compared_to_the_bit(tmp_path):
+    def make(folder, number=1.0, seconds=1.0, name="numbers"):
+        storage.save(folder / "train" / name, {"x": np.array([0.5, number])}, kind="result", about={"seconds": seconds})
+        storage.write_json(folder / "train" / "metrics.json", {"loss": float("nan"), "seconds": seconds})
+        np.savez(folder / "train" / "arrays.npz", x=np.array([number]))
+        (folder / "train" / "tensorboard").mkdir()
+        (folder / "train" / "tensorboard" / "events").write_text(str(seconds))
+        return comparing.contents(folder, ("train",))
+
+    one = make(tmp_path / "one")
+    assert set(one) == {"train/numbers", "train/metrics.json", "train/arrays.npz"}
+    assert comparing.equal(one, make(tmp_path / "later", seconds=2.0))
+    other = make(tmp_path / "other", number=np.nextafter(1.0, 2.0))
+    assert [name for name in sorted(one) if not comparing.equal(one[name], other[name])] == [
+        "train/arrays.npz",
+        "train/numbers",
+    ]
+    assert not comparing.equal(one, make(tmp_path / "more", name="others"))
 
 
 def test_the_campaigns_came_out_as_they_must():

@@ -6,7 +6,7 @@ from test_generator import generator  # noqa: F401
 from toy import make_toy, push
 
 from ldpol.archive import Grid
-from ldpol.evaluation.metrics import action_distance, compare, distances, js_divergence, summarise
+from ldpol.evaluation.metrics import action_distance, compare, distances, jittered, js_divergence, slope, summarise
 from ldpol.planning.choosing import first, from_generator, look_ahead
 from ldpol.planning.sequencing import play_sequences
 from ldpol.player import sample_policies, score_policies
@@ -111,6 +111,34 @@ def test_comparison_with_itself_is_perfect():
     found = compare(GRID, reference, reference, offset=0.0)
     assert [found[k] for k in ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate")] == [1.0] * 4
     assert found["mem"] == found["js_divergence"] == 0.0
+
+
+def test_slope_tells_shrinkage_from_noise():
+    """A copy that moves everything 30 % of the way to its neighbourhood has slope 0.7, with noise or without."""
+    rng = np.random.default_rng(0)
+    targets = rng.random((600, 2))
+    near = np.linalg.norm(targets[:, None] - targets[None], axis=-1)
+    centre = targets[np.argsort(near, 1)[:, 1:41]].mean(1)
+    assert slope(targets, targets) == pytest.approx(1.0)
+    shrunk = centre + 0.7 * (targets - centre)
+    assert slope(targets, shrunk) == pytest.approx(0.7)
+    assert slope(targets, centre) == pytest.approx(0.0, abs=1e-12)
+    assert slope(targets, shrunk + 0.01 * rng.normal(size=shrunk.shape)) == pytest.approx(0.7, abs=0.05)
+    assert np.isnan(slope(targets[:1], targets[:1]))
+    # Three targets on a line, neighbourhood of two: the ends are 1.5 away from it, the middle not at all.
+    line = np.array([[0.0], [1.0], [2.0]])
+    assert slope(line, np.array([[0.5], [9.0], [1.5]]), neighbours=2) == pytest.approx(2 * 1.5 * 1.0 / (2 * 1.5**2))
+
+
+def test_noise_alone_misses_by_as_much_and_stays_in_bounds():
+    rng = np.random.default_rng(1)
+    reference = score(rng.random(4000), rng.uniform(0.3, 0.7, (4000, 2)))
+    found = jittered(GRID, reference, 0.05, seed=0)
+    np.testing.assert_allclose(distances(reference.measures, found.measures).mean(), 0.05, rtol=1e-5)
+    np.testing.assert_array_equal(found.fitness, reference.fitness)
+    offset = np.asarray(found.measures) - reference.measures
+    np.testing.assert_allclose(offset.mean(0), 0.0, atol=2e-3)
+    assert np.asarray(jittered(GRID, reference, 2.0, seed=0).measures).max() <= 1.0
 
 
 @pytest.mark.parametrize("spread", [False, True], ids=["one device", "two devices"])

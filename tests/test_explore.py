@@ -152,15 +152,15 @@ def test_the_queue_is_bounded():
 
 
 def test_films_are_of_the_models_own_samples(stage):
-    """What is filmed is what `model.sample` gives with the seeds on the page, played by `rollout`."""
+    """What is filmed is what `model.sample_set` gives with the seed on the page, played by `rollout`."""
     request = Request(Wish((0.25, None), 0.5), seed=5, guidance=1.5)
     answer, policies = answers.draw(stage, request)
     assert [one["role"] for one in answer["films"]] == ["generated"] * 4 + ["elite"]
     model, task = make_model(), drawn()
-    draw = jax.jit(lambda key: model.sample(key, jnp.array([0.25, jnp.nan]), quality=0.5, guidance=1.5))
+    measures = jnp.array([0.25, jnp.nan])
+    drawn_set, _ = jax.jit(lambda key: model.sample_set(key, 4, measures, quality=0.5, guidance=1.5))(jax.random.key(5))
     for i, one in enumerate(answer["films"][:4]):
-        assert one["seed"] == 5 + i
-        expected = draw(jax.random.key(5 + i))
+        expected = jax.tree.map(lambda leaf: leaf[i], drawn_set)  # noqa: B023
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, atol=1e-4), policies, expected)  # noqa: B023
         score = rollout(task, model.apply, expected, jax.random.key(0))
         np.testing.assert_allclose(one["reached"], score.measures, atol=1e-3)
@@ -174,6 +174,16 @@ def test_the_elite_is_the_nearest(stage):
     elite = answer["films"][4]
     assert elite["row"] == distance.argmin()
     np.testing.assert_allclose(elite["known"]["measures"], stage.measures[elite["row"]], atol=1e-4)
+
+
+def test_what_is_free_the_elite_does_as_the_first_draw(stage):
+    for wish in (Wish((0.25, None)), Wish((None, None))):
+        answer, _ = answers.draw(stage, Request(wish))
+        aim = [
+            free if one is None else one for one, free in zip(wish.measures, answer["films"][0]["reached"], strict=True)
+        ]
+        distance = np.linalg.norm(stage.measures - np.asarray(aim), axis=1)
+        assert answer["films"][4]["row"] == distance.argmin()
 
 
 def test_ten_episodes(stage):
@@ -214,6 +224,8 @@ def test_an_archive_alone_shows_its_nearest_elites(toy, run):
     elites = archives.load(run / "archive" / "elites").policies
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[np.asarray(rows)]), policies, elites)
     assert answers.facts(stage)["model"] is None and answers.facts(stage)["map"]["elites"]["stored"]
+    anything, _ = answers.draw(stage, Request(Wish((None, None))))
+    assert [one["row"] for one in anything["films"]] == np.argsort(-stage.known("fitness"), kind="stable")[:5].tolist()
     with pytest.raises(RequestError, match="needs a model"):
         answers.sequence(stage, parse_sequence({"wishes": [{}, {}]}, stage.limits))
 

@@ -305,6 +305,7 @@ def test_evaluate_before_train(run, tmp_path):
 
 def test_other_settings_in_the_same_folder(run):
     assert "archive.map_elites.batch: 64 -> 32" in refuse("archive", run, "--config.archive.map_elites.batch=32")
+    assert "archive.cells: 10 -> 11" in refuse("archive", run, "--config.archive.cells=11")
     assert "seed: 0 -> 1" in refuse("train", run, "--config.seed=1")
     assert "eval.episodes: 2 -> 3" in refuse("evaluate", run, "--config.eval.episodes=3")
 

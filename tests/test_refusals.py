@@ -38,6 +38,19 @@ def test_wrong_settings_are_refused_and_leave_nothing(stage, override, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_a_refused_command_changes_nothing_in_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    storage.write_json(tmp_path / "archive" / "metrics.json", {"n": 1})
+    (tmp_path / "empty").mkdir()
+    for stage, folder in (("archive", tmp_path), ("train", tmp_path / "empty"), ("import", tmp_path)):
+        line = ["--config", SMOKE, "--workdir", str(folder), "--config.train.steps_per_call=0"]
+        assert main([stage, *line]) == 2
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        *("archive", "archive/metrics.json", "empty")
+    }
+    assert storage.read_json(tmp_path / "archive" / "metrics.json") == {"n": 1}
+
+
 @pytest.mark.parametrize("stage", ["archive", "train", "evaluate", "report"])
 def test_a_workdir_in_use_is_refused(stage, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)

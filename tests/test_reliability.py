@@ -9,9 +9,10 @@ import pytest
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid
-from ldpol.distillation.config import VerifyConfig
+from ldpol.distillation.bank import keep_draws
+from ldpol.distillation.config import VerifyConfig, WeightsConfig
 from ldpol.distillation.encoder import Posterior
-from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
+from ldpol.distillation.reliability import nearest, reliability_weights, thin, verify_draws
 from ldpol.hooks import Hooks
 from ldpol.networks import MLP
 from ldpol.player import Player
@@ -45,14 +46,14 @@ def errors(**how):
     return verify(**how).errors
 
 
-def verify(rounds=2, key=0, hooks=Hooks(), play=play):  # noqa: B008
+def verify(rounds=2, key=0, hooks=Hooks(), play=play, further=0):  # noqa: B008
     return verify_draws(
         POSTERIOR,
         MEASURES,
         decode=decode,
         player=Player(play, 1, 8, policy_mesh()),
         grid=GRID,
-        config=VerifyConfig(rounds=rounds),
+        config=VerifyConfig(rounds=rounds, further=further),
         noise=0.0075,
         key=jax.random.key(key),
         depends_on={},
@@ -98,7 +99,7 @@ def test_kept_draws_are_what_was_evaluated():
     verified = verify()
     fitness = jnp.arange(COUNT, dtype=jnp.float32) / 100
     archive = Archive({}, fitness, GRID.unscaled(MEASURES), grid=GRID, task="toy", network=MLP(3, 2, (4,)))
-    bank = keep_draws(verified, archive, make_toy(), jnp.ones(COUNT), rows=15)
+    bank = keep_draws(verified, archive, make_toy(), VerifyConfig(rows=15), WeightsConfig())
     assert len(bank) == 15
     policies = decode(bank.levels * bank.step, bank.given / 255)
     again = GRID.scaled(play(policies, None).score.measures)
@@ -107,6 +108,49 @@ def test_kept_draws_are_what_was_evaluated():
     overshoot = np.asarray(play(policies, None).score.fitness)
     quality = np.asarray(bank.values)[:, bank.columns.index("quality")]
     np.testing.assert_allclose(quality, np.ceil(np.clip(overshoot * 100, 0, COUNT)) / COUNT, atol=1 / COUNT)
+
+
+def test_further_rounds_draw_around_elites_that_no_draw_reaches():
+    """Elite 11's latents overshoot by .11 sqrt(2), elite 0's by nothing: its neighbours need no more draws."""
+    logged = []
+    verified = verify(rounds=1, further=2, hooks=Hooks(log=lambda *one: logged.append(one)))
+    assert [number for _, number, _ in logged] == [1, 2, 3] and verified.around.shape == (3 * COUNT,)
+    np.testing.assert_array_equal(verified.around[:COUNT], np.arange(COUNT))
+    reached = np.asarray(GRID.scaled(verified.behaviour.score.measures))
+    targets = np.asarray(MEASURES)
+    gap = np.linalg.norm(targets[:, None] - reached[:COUNT], axis=-1).min(1)
+    often = np.bincount(verified.around[COUNT : 2 * COUNT], minlength=COUNT)
+    np.testing.assert_allclose(often, COUNT * gap**2 / (gap**2).sum(), atol=1.0)
+    # Rows stand where they say: decoded once more, they do what their behaviour says.
+    again = GRID.scaled(play(decode(verified.draws.latents, verified.draws.measures), None).score.measures)
+    np.testing.assert_allclose(again, reached, atol=1e-6)
+    missed = np.linalg.norm(reached - np.asarray(verified.draws.measures), axis=-1)
+    np.testing.assert_allclose(verified.errors, [missed[verified.around == i].mean() for i in range(COUNT)], rtol=1e-5)
+    gaps = [one["nearest"] for *_, one in logged]
+    assert gaps[0] == pytest.approx(gap.mean(), rel=1e-5) and gaps[0] >= gaps[1] >= gaps[2]
+
+
+def test_further_rounds_that_were_kept_are_the_same():
+    kept = {}
+
+    def memo(name, depends_on, compute):
+        kept[name] = kept[name] if name in kept else compute()
+        return kept[name]
+
+    whole = verify(rounds=1, further=2)
+    verify(rounds=1, further=1, hooks=Hooks(memo=memo))
+    resumed = verify(rounds=1, further=2, hooks=Hooks(memo=memo))
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert sorted(kept) == ["verify-0", "verify-1", "verify-2"]
+
+
+def test_thin_by_hand():
+    """Gaps 0, 1 and 2: as often as 0 : 1 : 4, so the second not or once, the third always else."""
+    targets, achieved = np.array([[0.0], [3.0], [9.0]]), np.array([[0.0], [2.0], [7.0]])
+    np.testing.assert_array_equal(nearest(achieved, targets), [[0.0], [2.0], [7.0]])
+    for seed in range(10):
+        assert thin(achieved, targets, jax.random.key(seed)).tolist() in ([1, 2, 2], [2, 2, 2])
+    np.testing.assert_array_equal(np.sort(thin(targets, targets, jax.random.key(0))), [0, 1, 2])
 
 
 def test_weights_by_hand():

@@ -160,17 +160,23 @@ def test_a_free_measure_and_a_second_time(model, monkeypatch):
         ("0.2,0.7,0.1", (), "found 3"),
         ("0.2,much", (), "found 'much' in '0.2,much'"),
         ("0.2,1.7", (), r"right = 1.7 \(allowed 0 to 1\)"),
+        ("0.2,inf", (), "right = inf"),
+        ("0.2,0.7", ("--quality", "1.5"), "quality"),
         ("0.2,0.7", ("--episodes", "0"), "--episodes must be at least 1, found 0"),
         ("0.2,0.7", ("--steps", "0"), "--steps must be at least 1, found 0"),
+        ("0.2,0.7", ("--guidance", "nan"), "--guidance must be a number of at most 1000, found nan"),
         ("0.2,0.7", ("--guidance", "inf"), "--guidance must be a number of at most 1000, found inf"),
         ("0.2,0.7", ("--guidance", "1e30"), "--guidance must be a number of at most 1000, found 1e"),
+        ("0.2,0.7", ("--seed", "-1"), "--seed must be from 0 to 4294967295"),
         ("0.2,0.7", ("--seed", str(2**70)), "--seed must be from 0 to 4294967295"),
     ],
 )
-def test_what_cannot_be_asked_for(model, measures, more, said):
-    with pytest.raises(ValueError, match=said):
-        sample.run(options(model, *more, measures=measures))
-    assert not (model.parent / "policy").exists()
+def test_what_cannot_be_asked_for(model, measures, more, said, capsys):
+    """One line, before any work; neither a policy nor a lock is left, nor the folder where they would be."""
+    line = ["--model", str(model), "--measures", measures, "--out", str(model.parent / "new" / "policy")]
+    assert sample.main([*line, *more]) == 2
+    assert re.fullmatch(rf"\nsample: .*{said}.*\n", capsys.readouterr().err)
+    assert os.listdir(model.parent) == ["model"]
 
 
 def test_no_model(tmp_path):

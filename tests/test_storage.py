@@ -1,5 +1,6 @@
 """Storage: round trips, every kind of damage, interrupted writes, and two processes at once, no code run by loading."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,7 +22,8 @@ import pytest
 import safetensors
 
 from ldpol import storage
-from ldpol.storage.files import take
+from ldpol.storage import locks
+from ldpol.storage.files import make_folder, take
 
 TREE = {
     "weights": {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.float32(0.1) * np.ones(5, np.float32)},
@@ -156,6 +158,17 @@ def test_state_of_other_settings(tmp_path, like):
     storage.save_state(tmp_path / "s", [jnp.ones(2), jnp.ones(2, jnp.int32)], kind="state")
     with pytest.raises(ValueError, match=r"does not fit these settings: (it holds|\[\d\] is)"):
         storage.load_state(tmp_path / "s", like, kind="state")
+
+
+def test_what_a_state_says_is_checked_before_its_shapes(tmp_path):
+    """The settings by name say more than the shape of an array."""
+
+    def check(about):
+        raise ValueError(f"cells: {about['cells']} -> 121")
+
+    storage.save_state(tmp_path / "s", [jnp.ones(100)], kind="state", about={"cells": 100})
+    with pytest.raises(ValueError, match="^cells: 100 -> 121"):
+        storage.load_state(tmp_path / "s", [jnp.zeros(121)], kind="state", check=check)
 
 
 def test_no_flipped_bit_goes_unnoticed(written):
@@ -304,6 +317,16 @@ def test_a_write_that_fails_anywhere_leaves_the_old(tmp_path, monkeypatch, when,
     assert number_of(path) == 3
 
 
+def test_a_first_write_that_fails_leaves_no_folder(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(tmp_path / "new" / "deep" / "thing", 1)
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_a_killed_writer_left_is_removed_and_a_live_one_left_alone(tmp_path):
     (tmp_path / ".thing.0123abcd.partial").write_text("half")
     (tmp_path / ".other.0123abcd.partial").write_text("half")
@@ -373,6 +396,33 @@ def test_a_folder_that_is_not_writable(tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "locked") == []
 
 
+@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
+def test_what_may_not_be_read(tmp_path, monkeypatch, folder):
+    """As root, everything may be: so the system's answer is made up, to opening or already to looking."""
+    path = tmp_path / "thing"
+    storage.write_json(path, {"n": 1})
+
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists" if folder else "open", refuse)
+    reads = [lambda path: storage.load(path, kind="thing"), storage.fingerprint, storage.read_json]
+    for read in reads if folder else [*reads, storage.digest]:
+        with pytest.raises(PermissionError, match=f"^could not read {path}: Permission denied; choose another place"):
+            read(path)
+
+
+def test_a_save_that_fails_lets_its_process_end(tmp_path):
+    """No thread is left that waits for something."""
+    (tmp_path / "file").write_text("mine")
+    code = "import sys, numpy, ldpol.storage as s; s.save(sys.argv[1], {'a': numpy.ones(3)}, kind='thing')"
+    line = [sys.executable, "-c", code, str(tmp_path / "file" / "thing")]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    said = f"NotADirectoryError: could not write {tmp_path / 'file' / 'thing'}: it is a file, expected a folder"
+    assert done.stderr.splitlines()[-1].startswith(said)
+
+
 def test_a_check_leaves_nothing_and_changes_nothing(tmp_path):
     storage.check_writable(tmp_path / "a" / "b" / "thing")
     assert os.listdir(tmp_path) == []
@@ -420,6 +470,172 @@ def test_a_lock_in_what_is_no_folder(tmp_path):
         with pytest.raises(NotADirectoryError, match=f"could not work in {place}: it is a file, expected a folder"):
             with storage.lock(place / ".lock", "the run"):
                 raise AssertionError
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_of_those_above(tmp_path, monkeypatch):
+    def refuse(path, *arguments, made=Path.mkdir, **options):
+        if path.name == "run":
+            raise PermissionError(13, "Permission denied", str(path))
+        made(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    place = tmp_path / "new" / "deep" / "run"
+    with pytest.raises(PermissionError, match=f"^could not work in {place}: Permission denied; choose another place"):
+        with storage.lock(place / ".lock", "the run"):
+            raise AssertionError
+    with pytest.raises(PermissionError, match=f"^could not write {place}/thing: Permission denied"):
+        storage.check_writable(place / "thing")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_that_nobody_can_make():
+    """In /proc the system says "no such file" of what is to be made, for ever."""
+    with pytest.raises(FileNotFoundError, match="^could not work in /proc/ldpol/run: No such file or directory"):
+        with storage.lock(Path("/proc/ldpol/run/.lock"), "the run"):
+            raise AssertionError
+
+
+def test_no_room_for_a_lock(tmp_path, monkeypatch):
+    def full(path, *arguments, opened=os.open):
+        if str(path).endswith(".lock"):
+            raise OSError(28, "No space left on device", str(path))
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(OSError, match=f"^could not work in {tmp_path}/new/run: No space left on device.*free some"):
+        with storage.lock(tmp_path / "new" / "run" / ".lock", "the run"):
+            raise AssertionError
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_follows_no_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=f"^could not work in {tmp_path}: "):
+        with storage.lock(tmp_path / ".lock", "the run"):
+            raise AssertionError
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_no_lock_on_a_file_system_that_knows_none(tmp_path, monkeypatch):
+    def unknown(handle):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("ldpol.storage.locks.take", unknown)
+    with storage.lock(tmp_path / "run" / ".lock", "the run"):
+        with storage.lock(tmp_path / "run" / ".lock", "the run"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def held(file):
+    """A lock that somebody else holds; closing the stack is the end of that command."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(storage.lock(file, "theirs"))
+    return stack
+
+
+def once(monkeypatch, name, first):
+    """Let a function of the locks do something else when it is called for the first time."""
+    real, calls = getattr(locks, name), iter([first])
+    monkeypatch.setattr(locks, name, lambda *arguments: next(calls, real)(*arguments))
+
+
+def refused(file):
+    with pytest.raises(BlockingIOError, match="the run is in use by another command"):
+        with storage.lock(file, "the run"):
+            raise AssertionError
+
+
+def test_a_lock_file_that_is_removed_between_opening_and_locking(tmp_path, monkeypatch):
+    """Its holder ends just then: a lock on what has no name any more would keep nobody out."""
+    file = tmp_path / "run" / ".lock"
+    holder = held(file)
+
+    def end_first(handle):
+        holder.close()
+        return take(handle)
+
+    once(monkeypatch, "take", end_first)
+    with storage.lock(file, "the run"):
+        assert file.exists()
+        refused(file)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_file_that_another_one_replaces_between_opening_and_locking(tmp_path, monkeypatch):
+    """Its holder ends, and the next command makes a new file and locks that."""
+    file = tmp_path / "run" / ".lock"
+    stack = held(file)
+
+    def change_holders(handle):
+        stack.close()
+        stack.enter_context(storage.lock(file, "theirs"))
+        return take(handle)
+
+    once(monkeypatch, "take", change_holders)
+    refused(file)
+    assert file.exists()
+    stack.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_holder_that_ends_while_another_command_is_being_refused(tmp_path, monkeypatch):
+    holder = held(tmp_path / ".lock")
+
+    def end_after(handle):
+        assert not take(handle)
+        holder.close()
+        return False
+
+    once(monkeypatch, "take", end_after)
+    with storage.lock(tmp_path / ".lock", "the run"):
+        refused(tmp_path / ".lock")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_removed_before_the_lock_file_is_made(tmp_path, monkeypatch):
+    """The command that made it ends just then, and wrote nothing."""
+    file = tmp_path / "deep" / "run" / ".lock"
+    holder = held(file)
+
+    def vanishing(folder):
+        made = make_folder(folder)
+        holder.close()
+        return made
+
+    once(monkeypatch, "make_folder", vanishing)
+    with storage.lock(file, "the run"):
+        refused(file)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_file_that_the_user_removed(tmp_path):
+    """The command that held it does not take away that of the next one."""
+    first = held(tmp_path / ".lock")
+    (tmp_path / ".lock").unlink()
+    second = held(tmp_path / ".lock")
+    first.close()
+    refused(tmp_path / ".lock")
+    second.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_folders_of_a_refused_command_are_removed_by_the_one_that_was_faster(tmp_path, monkeypatch):
+    """One makes the folders, another one locks first: neither would remove what is not its own."""
+    file, stack = tmp_path / "deep" / "run" / ".lock", contextlib.ExitStack()
+
+    def too_late(folder):
+        made = make_folder(folder)
+        stack.enter_context(storage.lock(file, "theirs"))
+        return made
+
+    once(monkeypatch, "make_folder", too_late)
+    refused(file)
+    assert os.listdir(file.parent) == [".lock"]
+    stack.close()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

@@ -118,7 +118,11 @@ def test_unknown_task_lists_the_known_ones():
     [
         ({"backend": "mjx"}, "unknown physics backend 'mjx'; choose one of spring"),
         ({"episode_length": 0}, "episode_length must be at least 1 step and a whole number, found 0"),
+        ({"episode_length": 1.5}, "episode_length must be at least 1 step and a whole number, found 1.5"),
         ({"reset_noise": -0.1}, "reset_noise must be .* found -0.1"),
+        ({"reset_noise": float("nan")}, "reset_noise must be .* found nan"),
+        ({"reset_noise": float("inf")}, "reset_noise must be .* found inf"),
+        ({"terminate": "no"}, "terminate must be .* found 'no'"),
     ],
 )
 def test_settings_out_of_range(setting, message):

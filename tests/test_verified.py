@@ -1,6 +1,7 @@
 """Verified draws: rounding, the choice of rows and the kernel by hand, and what a generator answers with them."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +11,9 @@ from test_generator import generator  # noqa: F401
 
 import ldpol
 from ldpol.errors import UserError
+from ldpol.model.answering import Kernel, answer_set, answer_verified, row_logits
 from ldpol.model.condition import make_condition
-from ldpol.model.verified import (
-    Kernel,
-    RoundedDraws,
-    answer_verified,
-    choose_rows,
-    latent_step,
-    make_bank,
-    round_draws,
-    row_logits,
-)
+from ldpol.model.verified import RoundedDraws, choose_rows, latent_step, make_bank, round_draws
 
 ACHIEVED = np.array([[0.1, 0.2], [0.12, 0.2], [0.8, 0.9], [0.5, 0.5]], np.float32)
 TRAITS = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
@@ -61,11 +54,28 @@ def test_the_table_keeps_what_was_achieved():
     assert bank.columns == ("measure 0", "measure 1", "speed", "quality", "log weight")
 
 
-def test_nearest_rows_are_kept_first():
+def test_the_likeliest_rows_are_kept_first():
     targets = np.array([[0.1, 0.2], [0.8, 0.9]])
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 2), [0, 2])
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
-    np.testing.assert_array_equal(choose_rows(ACHIEVED, targets, 9), [0, 1, 2, 3])
+    choose = partial(choose_rows, ACHIEVED, targets, width=0.02)
+    np.testing.assert_array_equal(choose(2), [0, 2])
+    np.testing.assert_array_equal(choose(3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
+    np.testing.assert_array_equal(choose(9), [0, 1, 2, 3])
+    # Row 1 is one width from the first target: it answers first if it is drawn more than exp(1/2) as often there.
+    np.testing.assert_array_equal(choose(2, log_weight=np.array([0.0, 0.49, 0.0, 0.0])), [0, 2])
+    np.testing.assert_array_equal(choose(2, log_weight=np.array([0.0, 0.51, 0.0, 0.0])), [1, 2])
+
+
+def test_rows_are_chosen_as_by_a_plain_loop():
+    """Against sorting all pairs rank by rank, over more targets than one part holds."""
+    rng = np.random.default_rng(3)
+    achieved, targets, weight = rng.random((900, 2)), rng.random((300, 2)), rng.normal(size=900)
+    cost = np.linalg.norm(targets[:, None] - achieved, axis=-1) ** 2 / (2 * 0.1**2) - weight
+    expected: list[int] = []
+    for rank in range(64):
+        order = [(np.sort(row)[rank], np.argsort(row)[rank]) for row in cost]
+        expected += [row for _, row in sorted(order) if row not in expected]
+    expected = list(dict.fromkeys(expected))[:500]
+    np.testing.assert_array_equal(choose_rows(achieved, targets, 500, width=0.1, log_weight=weight), sorted(expected))
 
 
 def test_rows_answer_as_often_as_the_kernel_says():
@@ -109,6 +119,35 @@ def test_the_bank_answers_near_rows_and_diffusion_the_rest():
     assert not source.verified.any() and jnp.isinf(source.distance).all()
 
 
+def test_a_set_holds_rows_that_differ_and_diffusion_fills_it_up():
+    """Five rows at one place, with speeds 0, 1, 2, 9, 10: of two, ends; of more than there are, each row once."""
+    speed, place = np.array([0.0, 1.0, 2.0, 9.0, 10.0, 5.0], np.float32), np.array([[0.2, 0.2]] * 5 + [[0.9, 0.9]])
+    latents = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    draws = round_draws(latents, jnp.asarray(place), latent_step(latents, 0.0 * latents))
+    zero = np.zeros(6, np.float32)
+    bank = make_bank(draws, place.astype(np.float32), speed[:, None], quality=zero, log_weight=zero, trait_names=["speed"])  # fmt: skip  # noqa: E501
+    condition = make_condition(jnp.array([0.2, 0.2]))
+
+    def speeds(count, seed, condition=condition, **how):
+        drawn = jnp.full((count, 4, 4, 1), 7.0), jnp.full((count, 2), 0.5)
+        make = jax.jit(lambda key: answer_set(key, bank, condition, KERNEL, drawn, **how))
+        latent, _, source = make(jax.random.key(seed))
+        same = (jnp.abs(latent[:, None] - draws.latents[None]) < 1e-6).all((2, 3, 4))
+        assert (same.any(1) == source.verified).all() and ((latent == 7.0).all((1, 2, 3)) != source.verified).all()
+        return [float(speed[int(row.argmax())]) if row.any() else None for row in np.asarray(same)]
+
+    for seed in range(20):
+        one, other = speeds(2, seed)
+        assert other == (10.0 if one < 5 else 0.0)
+        assert sorted(speeds(5, seed)) == [0.0, 1.0, 2.0, 9.0, 10.0]
+        seven = speeds(7, seed)
+        assert sorted(seven[:5]) == [0.0, 1.0, 2.0, 9.0, 10.0] and seven[5:] == [None, None]
+    assert {speeds(2, seed)[0] for seed in range(60)} == {0.0, 1.0, 2.0, 9.0, 10.0}  # any row may come first
+    assert speeds(3, 0, make_condition(jnp.array([0.5, 0.5]))) == [None] * 3
+    fast = make_condition(jnp.array([0.2, 0.2]), text=jnp.array([1.0]), words=1)
+    assert sorted(speeds(3, 0, fast, claims=(("speed", 8.0, np.inf),)), key=str) == [10.0, 9.0, None]
+
+
 def test_values_that_are_not_finite_are_refused():
     draws = RoundedDraws(jnp.zeros((1, 2, 2, 1), jnp.int8), jnp.ones(1), jnp.zeros((1, 2)))
     with pytest.raises(UserError, match="1 of 1 verified draws hold NaN"):
@@ -149,3 +188,20 @@ def test_a_stored_bank_answers_the_same(verified, tmp_path):
         np.testing.assert_array_equal(getattr(loaded.bank, name), getattr(verified.bank, name))
     assert loaded.bank.columns == verified.bank.columns and loaded.kernel == verified.kernel
     assert ldpol.load(tmp_path / "without").bank is None
+
+
+def test_a_generator_draws_a_set(verified, generator):  # noqa: F811
+    """The first of one is a row near the target; without rows, a set is independent draws."""
+    wanted = target(verified, [0.11, 0.2])
+    policies, source = jax.jit(lambda key: verified.sample_set(key, 3, wanted))(jax.random.key(4))
+    assert source.verified.tolist() == [True, True, False]
+    rows = [verified.decode(verified.bank.levels[i] * verified.bank.step, verified.bank.given[i] / 255) for i in (0, 1)]
+    found = jax.tree.leaves(policies)[0]
+    first = np.stack([jax.tree.leaves(row)[0] for row in rows])
+    for one in first:
+        assert np.isclose(found[:2], one, rtol=1e-4, atol=1e-6).reshape(2, -1).all(1).any()
+    blind, source = generator.sample_set(jax.random.key(4), 3, wanted)
+    assert not source.verified.any()
+    assert len(np.unique(np.asarray(jax.tree.leaves(blind)[0]).reshape(3, -1), axis=0)) == 3
+    with pytest.raises(UserError, match="at least 1 policy, found count = 0"):
+        generator.sample_set(jax.random.key(0), 0)

@@ -19,13 +19,14 @@ from ldpol.errors import UserError
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
+from ldpol.model.answering import Kernel, Source, answer_set, answer_verified
 from ldpol.model.condition import Condition, make_condition, merge_conditions
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Denoise, Parametrisation, compose, guide, make_schedule, precondition
 from ldpol.model.image import Scaling, image_shape, split_image
 from ldpol.model.sampler import Method, SamplerConfig, sample
-from ldpol.model.verified import Kernel, Source, VerifiedBank, answer_verified
+from ldpol.model.verified import VerifiedBank
 from ldpol.networks import Network
 from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
@@ -205,13 +206,15 @@ class PolicyGenerator:
             full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, full, condition, denoise, steps, method)
+        bank, claims = self._bank(verified), self.language.claims if self.language else ()
+        return answer_verified(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=claims)
+
+    def _bank(self, verified: bool | None) -> VerifiedBank | None:
         if verified and self.bank is None:
             raise UserError(
                 "this model has no verified draws; sample with verified=False, or distil with verify.rows > 0"
             )
-        bank = None if verified is False else self.bank
-        claims = self.language.claims if self.language else ()
-        return answer_verified(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=claims)
+        return None if verified is False else self.bank
 
     def decode(self, latent: Array, measures: Array) -> Params:
         """Turn one latent `[h, w, c]` and all its measures `[M]` in [0, 1] into policy parameters."""
@@ -264,6 +267,49 @@ class PolicyGenerator:
         condition = self.condition(measures, quality=quality, text=text)
         latent, given, source = self.sample_latent(key, condition, **how)
         return self.decode(latent, given), source
+
+    def sample_set(
+        self,
+        key: Key,
+        count: int,
+        measures: Array | None = None,
+        *,
+        quality: float | Array | None = None,
+        text: Array | None = None,
+        verified: bool | None = None,
+        **how: Any,
+    ) -> tuple[Params, Source]:
+        """Draw n policies for one request that do it in different ways. Pure: jit (`count` static) and vmap it.
+
+        Verified draws that answer the request are chosen to differ in their traits; where there are fewer than n, the
+        rest come from diffusion.
+
+        Args:
+          key: one key, one set.
+          count: n.
+          measures: as in `sample`, like the other arguments.
+          quality: which quantile of fitness.
+          text: what `read` made of a sentence.
+          verified: False is diffusion alone: n independent draws.
+          how: guidance, steps, method and impute.
+
+        Returns:
+          n policies, leading axis on every leaf, and `[n]` where each comes from.
+
+        Raises:
+          UserError: as `sample`, and if `count` is less than 1.
+        """
+        if count < 1:
+            raise UserError(f"a set has at least 1 policy, found count = {count}")
+        condition, bank = self.condition(measures, quality=quality, text=text), self._bank(verified)
+        bank_key, *keys = jax.random.split(key, count + 1)
+        draw = partial(self.sample_latent, condition=condition, verified=False, **how)
+        latents, given, _ = jax.vmap(draw)(jnp.stack(keys))
+        claims = self.language.claims if self.language else ()
+        latents, given, source = answer_set(
+            bank_key, bank, condition, Kernel(self.kernel), (latents, given), claims=claims
+        )
+        return jax.vmap(self.decode)(latents, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
         """Read sentences, on the host: what `sample` takes as `text`, one row per sentence.

@@ -1,6 +1,6 @@
 """Kill, race and starve the stages and the writers underneath, and see that nothing is lost, mixed or late.
 
-  python -m campaign chaos --out ../results/chaos.json       (from tests/; `make chaos`)
+  python -m campaign chaos --toy --out ../results/chaos.json       (from tests/; `make chaos`)
 
 pairs      two processes save one path at the same moment: what lies there afterwards is one of the two, whole
 locks      two processes take one lock at the same moment: one gets it
@@ -11,12 +11,15 @@ kills      kill -9 (or a gentler signal) at random moments of the stages, evalua
 two        one stage twice on one workdir: one is refused at once, and says why
 full       a small disk that gets full: one line, nothing lost, nothing left behind (root only)
 read_only  a finished run that cannot be written: finished stages say so, others refuse in one line (root only)
-clock      a clock that steps by seconds in both directions at every look: the same archive
+clock      a clock that steps by seconds in both directions at every look: the same files
+
+Commands share one compilation cache, JAX_COMPILATION_CACHE_DIR if that is set; only the first run has to fill it.
 """
 
 import argparse
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from campaign.disturbed import Stages, clock, full, kills, read_only, say, two
+from campaign.disturbed import clock, full, read_only, two
+from campaign.kills import kills
+from campaign.outcomes import WRONG, say
 from campaign.races import loads, locks, pairs, writers
+from campaign.stages import Stages
 from ldpol import session, storage
 
 QUICK = {"pairs": (pairs, 40), "locks": (locks, 40), "loads": (loads, 400), "writers": (writers, 150)}
@@ -39,13 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--toy", action="store_true", help="the stages run the tests' toy task instead of physics")
     parser.add_argument("--only", default=",".join([*QUICK, *SLOW]), help="scenarios, separated by commas")
     parser.add_argument("--kills", type=int, default=SLOW["kills"][1], help="kill -9 in all (default: 20)")
-    parser.add_argument("--limit", type=float, default=3600.0, help="seconds that one command may take")
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds that one command may take")
     parser.add_argument("--minutes", type=float, default=600.0, help="after which no kill begins (default: 600)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work, kept afterwards (default: a temporary folder)")
     parser.add_argument("--out", type=Path, help="JSON file for the table")
     options = parser.parse_args(arguments)
     chosen = options.only.split(",")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored, by all commands
     module = "campaign.toy_stage" if options.toy else "ldpol.experiments"
     rows: dict[str, Any] = {}
     begun = time.monotonic()
@@ -76,7 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace, rows: dict[str, Any], stages: Stages | None, seconds: float) -> None:
-    about = {"task": "toy" if options.toy else "physics", "seconds": round(seconds), "scenarios": rows}
+    totals = {name: sum(found.get(name, 0) for found in rows.values()) for name in (*WRONG, "bad")}
+    about = {
+        "task": "toy" if options.toy else "physics",
+        "seconds": round(seconds),
+        "totals": totals,
+        "scenarios": rows,
+    }
     if stages is not None:
         about["reference_seconds"] = {stage: round(value, 1) for stage, value in stages.seconds.items()}
     storage.write_json(options.out, about | session.provenance({"config": options.config}, options.seed))

@@ -2,12 +2,14 @@
 
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from campaign.outcomes import left_over, row, say
 from ldpol import storage
 
 KIND = "chaos"
@@ -68,20 +70,22 @@ def in_pair(target: Callable[..., None], *arguments: tuple) -> list[str]:
 
 
 def pairs(folder: Path, count: int, random: np.random.Generator) -> dict[str, Any]:
-    refused = mixed = 0
+    refused, wrong = 0, Counter[str]()
     for pair in range(count):
         said = in_pair(save_at, (folder / "pair", 2 * pair), (folder / "pair", 2 * pair + 1))
         refused += sum(text != "saved" for text in said)
-        mixed += number_of(folder / "pair") // 2 != pair
-    return {"pairs": count, "refused": refused, "bad": mixed + left_over(folder)}
+        wrong["silent"] += number_of(folder / "pair") // 2 != pair
+    wrong["left_over"] += left_over(folder)
+    return row(wrong, pairs=count, refused=refused)
 
 
 def locks(folder: Path, count: int, random: np.random.Generator) -> dict[str, Any]:
-    bad = 0
+    wrong = Counter[str]()
     for _ in range(count):
         said = sorted(in_pair(lock_at, (folder / "run" / ".lock",), (folder / "run" / ".lock",)))
-        bad += not (said[0] == "got it" and said[1].startswith("the run is in use by another command"))
-    return {"pairs": count, "bad": bad + (folder / "run").exists()}
+        wrong["alien"] += not (said[0] == "got it" and said[1].startswith("the run is in use by another command"))
+        wrong["left_over"] += (folder / "run").exists()
+    return row(wrong, pairs=count)
 
 
 def loads(folder: Path, count: int, random: np.random.Generator) -> dict[str, Any]:
@@ -89,7 +93,7 @@ def loads(folder: Path, count: int, random: np.random.Generator) -> dict[str, An
     save(path, 0)
     writer = FORKS.Process(target=save_for_ever, args=(path, 1, over))
     writer.start()
-    bad, seen = 0, set()
+    wrong, seen = Counter[str](), set()
     try:
         while not over.value:
             time.sleep(0.01)
@@ -99,18 +103,18 @@ def loads(folder: Path, count: int, random: np.random.Generator) -> dict[str, An
             try:
                 number = number_of(path)
                 seen.add(number)
-                bad += number < before
+                wrong["silent"] += number < before
             except (ValueError, OSError) as error:
-                print(f"chaos: loads: {error}", flush=True)
-                bad += 1
+                say(f"loads: {error}")
+                wrong["alien"] += 1
     finally:
         writer.kill()
         writer.join()
-    return {"loads": count, "saves_meanwhile": over.value, "different": len(seen), "bad": bad}
+    return row(wrong, loads=count, saves_meanwhile=over.value, different=len(seen))
 
 
 def writers(folder: Path, count: int, random: np.random.Generator) -> dict[str, Any]:
-    path, bad, first = folder / "thing", 0, 1
+    path, wrong, first = folder / "thing", Counter[str](), 1
     for _ in range(count):
         over = FORKS.Value("q", first - 1)
         writer = FORKS.Process(target=save_for_ever, args=(path, first, over))
@@ -120,11 +124,8 @@ def writers(folder: Path, count: int, random: np.random.Generator) -> dict[str, 
         time.sleep(random.uniform(0, 0.05))
         writer.kill()
         writer.join()
-        bad += number_of(path) < over.value
+        wrong["silent"] += number_of(path) < over.value
         first = number_of(path) + 2
     save(path, first)  # sweeps what the last one left
-    return {"kills": count, "saves": first, "bad": bad + left_over(folder)}
-
-
-def left_over(folder: Path) -> int:
-    return sum(path.name.startswith(".") for path in folder.rglob("*"))
+    wrong["left_over"] += left_over(folder)
+    return row(wrong, kills=count, saves=first)

@@ -15,12 +15,13 @@ import numpy as np
 from ldpol import archive as archives
 from ldpol.archive import Archive
 from ldpol.distillation.autoencoder import make_decode, train_autoencoder
+from ldpol.distillation.bank import keep_draws
 from ldpol.distillation.config import DistillConfig, for_cells, without_normalising, without_rollouts
 from ldpol.distillation.dataset import Dataset, act, collect, make_dataset, make_visit
 from ldpol.distillation.denoiser import train_denoiser
 from ldpol.distillation.encoder import TrainedEncoder
 from ldpol.distillation.reader import learns_to_read, train_reader
-from ldpol.distillation.reliability import keep_draws, reliability_weights, verify_draws
+from ldpol.distillation.reliability import reliability_weights, verify_draws
 from ldpol.distillation.targets import latent_dataset
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
@@ -153,7 +154,7 @@ def train(
     if verified is not None:
         weights = weights * jnp.asarray(reliability_weights(verified.errors, config.verify.tolerance))
         if config.verify.rows and place is not None:
-            bank = keep_draws(verified, archive, place, data.weights, rows=config.verify.rows)
+            bank = keep_draws(verified, archive, place, config.verify, config.weights)
     latents, scaling = latent_dataset(
         training.architecture,
         posterior,

@@ -20,7 +20,7 @@ from ldpol.language.text import check_installed
 from ldpol.language.textbank import TextBank, make_bank
 from ldpol.language.tower import TextTower
 from ldpol.language.understanding import TowerConfig, base_claims, init_tower, make_tower, tower_step, understand
-from ldpol.model.verified import LEAST, SOFTNESS
+from ldpol.model.answering import LEAST, SOFTNESS
 from ldpol.tasks import Task
 from ldpol.train_loop import OptimiserConfig, TrainState, start_state
 from ldpol.traits import columns

@@ -12,16 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Archive, Tessellation
+from ldpol.archive import Tessellation
 from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior, draw_around
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
-from ldpol.model.verified import RoundedDraws, VerifiedBank, choose_rows, latent_step, make_bank, round_draws
+from ldpol.model.verified import RoundedDraws, latent_step, round_draws
 from ldpol.player import Player
 from ldpol.reference import BLANK
-from ldpol.tasks import Task
-from ldpol.traits import columns
 from ldpol.types import Array, Behaviour, Key, Params
 
 
@@ -31,11 +29,13 @@ class VerifiedDraws(NamedTuple):
     Attributes:
       draws: rounded as they are kept.
       behaviour: `[R]` means over the player's episodes, NumPy arrays.
-      errors: `[N]` mean distance from the measures given to the decoder to those its policies achieve.
+      around: `[R]` the elite that each was drawn around.
+      errors: `[N]` mean distance from the measures given to the decoder to those its policies achieve, per elite.
     """
 
     draws: RoundedDraws
     behaviour: Behaviour
+    around: np.ndarray
     errors: np.ndarray
 
 
@@ -52,7 +52,7 @@ def verify_draws(
     depends_on: Mapping[str, Any],
     hooks: Hooks,
 ) -> VerifiedDraws | None:
-    """Decode policies near every elite and evaluate them.
+    """Decode policies near every elite and evaluate them; then more where requests are answered badly so far.
 
     Args:
       posterior: of the elites' latents.
@@ -71,12 +71,17 @@ def verify_draws(
     """
     if player is None or not config.rounds:
         return None
-    rounds: list[tuple[RoundedDraws, Behaviour, np.ndarray]] = []
-    step = latent_step(posterior.mean, posterior.deviation)
-    for number in range(config.rounds):
-        latent_key, label_key, episode_key = jax.random.split(jax.random.fold_in(key, number), 3)
-        drawn = round_draws(*draw_around(posterior, measures, noise, latent_key, label_key), step)
-        title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds})"
+    step, targets = latent_step(posterior.mean, posterior.deviation), np.asarray(measures)
+    rounds: list[tuple[RoundedDraws, Behaviour]] = []
+    around: list[np.ndarray] = []
+    achieved: list[np.ndarray] = []
+    for number in range(config.rounds + config.further):
+        latent_key, label_key, episode_key, thin_key = jax.random.split(jax.random.fold_in(key, number), 4)
+        every = np.arange(len(targets))
+        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, thin_key))
+        near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
+        drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
+        title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
 
         def evaluate(rows: Any, keys: Key) -> Behaviour:
             return player.play(decode(*rows), keys)
@@ -93,38 +98,44 @@ def verify_draws(
             ),
             BLANK,
         )
-        errors = np.linalg.norm(np.asarray(grid.scaled(behaviour.score.measures)) - np.asarray(drawn.measures), axis=-1)
-        hooks.log("verify", number + 1, {"error": float(errors.mean())})
-        rounds.append((drawn, behaviour, errors))
-    draws, behaviours, errors = zip(*rounds, strict=True)
+        rounds.append((drawn, behaviour))
+        achieved.append(np.asarray(grid.scaled(behaviour.score.measures)))
+        error = np.linalg.norm(achieved[-1] - np.asarray(drawn.measures), axis=-1).mean()
+        answered = np.linalg.norm(targets - nearest(np.concatenate(achieved), targets), axis=-1).mean()
+        hooks.log("verify", number + 1, {"error": float(error), "nearest": float(answered)})
+    draws, behaviours = zip(*rounds, strict=True)
     join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
-    together = RoundedDraws(
-        jnp.concatenate([one.levels for one in draws]), step, jnp.concatenate([one.measures for one in draws])
-    )
-    return VerifiedDraws(together, jax.tree.map(join, *behaviours), np.mean(errors, 0))
+    given = np.concatenate([np.asarray(one.measures) for one in draws])
+    together = RoundedDraws(jnp.concatenate([one.levels for one in draws]), step, jnp.asarray(given))
+    rows = np.concatenate(around)
+    missed = np.linalg.norm(np.concatenate(achieved) - given, axis=-1)
+    errors = np.bincount(rows, missed, len(targets)) / np.bincount(rows, minlength=len(targets))
+    return VerifiedDraws(together, jax.tree.map(join, *behaviours), rows, errors)
 
 
-def keep_draws(verified: VerifiedDraws, archive: Archive, task: Task, weights: Array, *, rows: int) -> VerifiedBank:
-    """Keep the draws that answer the most requests.
+def nearest(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return which of what was achieved `[R, M]` is nearest to each target `[N, M]`, as measures `[N, M]`."""
+    found = [
+        np.linalg.norm(part[:, None] - achieved[None], axis=-1).argmin(1)
+        for part in np.array_split(targets, -(-len(targets) // 256))  # no N x R matrix in memory
+    ]
+    return achieved[np.concatenate(found)]
+
+
+def thin(achieved: np.ndarray, targets: np.ndarray, key: Key) -> np.ndarray:
+    """Choose elites to draw around, N of them with repeats: the more often, the worse they are answered so far.
+
+    As often as the squared distance from an elite's measures to the nearest that was achieved, by systematic
+    resampling.
 
     Args:
-      verified: R draws around the N elites.
-      archive: the elites, re-evaluated.
-      task: says what the columns of its traits are.
-      weights: `[N]` how often training draws each elite: so often its rows answer, relative to others.
-      rows: how many to keep.
+      achieved: `[R, M]` by draws.
+      targets: `[N, M]` measures of the elites.
+      key: decides where the resampling begins.
     """
-    grid, score, traits = archive.grid, verified.behaviour.score, np.asarray(verified.behaviour.traits)
-    achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
-    kept = choose_rows(achieved, np.asarray(grid.scaled(archive.measures)), rows)
-    fitness = np.sort(np.asarray(archive.fitness))
-    quality = (np.searchsorted(fitness, score.fitness) / len(fitness)).astype(np.float32)
-    log_weight = np.tile(np.log(np.asarray(weights) + 1e-6), len(achieved) // len(archive))
-    names = [column.name for column in columns(task)] if traits.shape[-1] else []
-    draws = RoundedDraws(verified.draws.levels[kept], verified.draws.step, verified.draws.measures[kept])
-    return make_bank(
-        draws, achieved[kept], traits[kept], quality=quality[kept], log_weight=log_weight[kept], trait_names=names
-    )
+    share = np.cumsum(((targets - nearest(achieved, targets)) ** 2).sum(-1) + 1e-12)
+    places = (np.arange(len(targets)) + float(jax.random.uniform(key))) / len(targets)
+    return np.searchsorted(share / share[-1], places).clip(0, len(targets) - 1)
 
 
 def reliability_weights(errors: np.ndarray, tolerance: float) -> np.ndarray:

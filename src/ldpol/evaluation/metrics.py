@@ -1,5 +1,7 @@
 """Numbers that compare a generated archive with the original one; all on re-evaluated scores."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +87,49 @@ def summarise(grid: Tessellation, score: Score, offset: float) -> dict[str, floa
     """Insert N scores into an empty grid and return its `cells`, `coverage`, `qd_score`, `best`, `mean`."""
     best = best_per_cell(grid, jnp.asarray(score.fitness), jnp.asarray(score.measures))
     return {name: float(value) for name, value in grid_metrics(best, offset).items()}
+
+
+def slope(targets: np.ndarray, achieved: np.ndarray, *, neighbours: int = 40) -> float:
+    """Return how much of a target's deviation from its neighbourhood is achieved: 1 for all, 0 for the average of it.
+
+    Regression of achieved on target measures, both less the mean target of the nearest ones, over all measures. A
+    policy that shrinks towards what is common scores below 1, which coverage does not show; noise does not change it.
+
+    Args:
+      targets: `[N, M]`.
+      achieved: `[N, M]`.
+      neighbours: how many of the nearest targets make a neighbourhood, the target itself left out.
+    """
+    targets, achieved = np.asarray(targets, np.float64), np.asarray(achieved, np.float64)
+    count = min(neighbours, len(targets) - 1)
+    if count < 1:
+        return math.nan
+    centre = np.empty_like(targets)
+    for rows in np.array_split(np.arange(len(targets)), -(-len(targets) // 256)):  # no N x N matrix in memory
+        near = np.linalg.norm(targets[rows, None] - targets[None], axis=-1)
+        near[np.arange(len(rows)), rows] = np.inf
+        centre[rows] = targets[np.argpartition(near, count - 1, axis=1)[:, :count]].mean(1)
+    wanted = targets - centre
+    power = float((wanted**2).sum())
+    return float((wanted * (achieved - centre)).sum()) / power if power else math.nan
+
+
+def jittered(grid: Tessellation, reference: Score, mem: float, seed: int) -> Score:
+    """Return the reference with Gaussian noise on its measures that makes it miss by `mem` on average.
+
+    Noise fills cells, so coverage alone does not tell a copy from a noisy one: this is what noise alone would score.
+
+    Args:
+      grid: gives the measures' bounds; what noise carries over them is clipped.
+      reference: `[N]` mean scores; fitness stays.
+      mem: mean distance.
+      seed: of the noise.
+    """
+    measures = np.asarray(reference.measures, np.float64)
+    noise = np.random.default_rng(seed).normal(size=measures.shape)
+    noise *= mem / np.linalg.norm(noise, axis=-1).mean()
+    noisy = np.clip(measures + noise, grid.low, grid.high).astype(np.float32)
+    return dataclasses.replace(reference, measures=noisy)  # type: ignore[arg-type]
 
 
 def compare(grid: Tessellation, reference: Score, other: Score, offset: float) -> dict[str, Any]:

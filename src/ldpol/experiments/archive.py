@@ -33,8 +33,9 @@ def run(config: Config, workdir: Path) -> None:
     state, history = start_search(search, key, mesh), []
 
     if storage.exists(checkpoint):
-        state, found = storage.load_state(checkpoint, state, kind="search")
-        check_equal(found["config"], about, folder, GROWS)
+        state, found = storage.load_state(
+            checkpoint, state, kind="search", check=lambda kept: check_equal(kept["config"], about, folder, GROWS)
+        )
         history = found["history"]
         if history[-1]["iteration"] >= total and storage.exists(elites) and (folder / "metrics.json").is_file():
             session.say(f"archive: already done ({history[-1]['cells']} elites in {elites})")

@@ -121,8 +121,11 @@ class Keeper:
         """Train from the last checkpoint of this phase, or from `state`, until step `steps`."""
         path, about = self.folder / name, self._about({})
         if storage.exists(path):
-            state, found = storage.load_state(path, state, kind=name)
-            self._check({part: value for part, value in found.items() if part != "history"}, path)
+
+            def check(found: dict[str, Any]) -> None:
+                self._check({part: value for part, value in found.items() if part != "history"}, path)
+
+            state, found = storage.load_state(path, state, kind=name, check=check)
             if len(found["history"]) > len(self.rows):
                 self.rows[:] = found["history"]
                 self.timer = session.Timer(found["history"][-1]["seconds"])

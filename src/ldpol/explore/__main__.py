@@ -10,6 +10,7 @@ import webbrowser
 from pathlib import Path
 
 from ldpol.errors import UserError
+from ldpol.explore.elsewhere import Stated
 from ldpol.explore.source import Source, open_archive, open_model
 
 DEFAULT = "walker2d"
@@ -19,6 +20,7 @@ examples:
   python -m ldpol.explore                          the model that comes with ldpol
   python -m ldpol.explore runs/demo                a run: its model beside its archive
   python -m ldpol.explore --archive runs/demo      an archive alone: its map, and films of its elites
+  python -m ldpol.explore --archive archive.csv --task walker2d --network 64,64,tanh,clip --order torch
   python -m ldpol.explore --export site            the same page without a server, with policies played beforehand
 """
 
@@ -36,6 +38,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "model", nargs="?", metavar="MODEL", help=f"a run's folder, a model's file, or a name (default: {DEFAULT})"
     )
     parser.add_argument("--archive", metavar="PATH", help="an archive, to be explored without a model")
+    theirs = parser.add_argument_group(
+        "an archive of QDax or pyribs", "npz, csv, or QDax's npy files hold numbers; these say what they belong to"
+    )
+    theirs.add_argument("--task", help="robot they control: walker2d, hopper, halfcheetah, ant or humanoid")
+    theirs.add_argument("--network", metavar="SIZES", help="widths, activation, final one: 64,64,relu,tanh")
+    theirs.add_argument("--order", choices=("flax", "torch", "kernel_bias"), help="layout of a policy's numbers")
+    theirs.add_argument("--side", type=int, metavar="N", help="cells of the map a measure (default: the file's, or 50)")
+    theirs.add_argument("--backend", help="physics of Brax they were found in (default: spring)")
+    theirs.add_argument("--steps", type=int, metavar="N", help="of an episode (default: 500)")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write a page that needs no server, and stop")
     parser.add_argument("--cells", type=int, default=300, help="policies of the map in an export (default: 300)")
     parser.add_argument("--host", default="127.0.0.1", help="address to serve at (default: this machine alone)")
@@ -44,9 +55,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.model is not None and options.archive is not None:
         parser.error("give a MODEL or --archive PATH, not both")
+    flags = ("task", "network", "order", "side", "backend", "steps")
+    if options.archive is None and (given := [name for name in flags if getattr(options, name) is not None]):
+        parser.error(f"--{given[0]} says what an archive belongs to; it needs --archive PATH")
+    if options.side is not None and options.side < 1:
+        parser.error(f"--side must be at least 1, found {options.side}")
     if options.cells < 1:
         parser.error(f"--cells must be at least 1, found {options.cells}")
     return options
+
+
+def stated(options: argparse.Namespace) -> Stated:
+    """Return what the command line says of an archive."""
+    settings = {"backend": options.backend, "episode_length": options.steps}
+    told = tuple((name, value) for name, value in settings.items() if value is not None)
+    return Stated(options.task, told, options.network, options.order, options.side)
 
 
 def serve(source: Source, options: argparse.Namespace) -> None:
@@ -117,7 +140,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Explore; errors a user can mend are one line on stderr and exit code 2."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        source = open_archive(options.archive) if options.archive else open_model(options.model or DEFAULT)
+        source = (
+            open_archive(options.archive, stated(options)) if options.archive else open_model(options.model or DEFAULT)
+        )
         if options.export is None:
             serve(source, options)
         else:

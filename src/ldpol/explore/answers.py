@@ -95,13 +95,10 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
                 heard = stage.read(wish.text)
             notes = [str(one.message) for one in caught]
         asked = stage.asked(wish, heard, request.guidance)
-        drawn, made_for, sources = stage.draw(request.seed, asked, request.steps, request.verified)
+        drawn, verified = stage.draw(request.seed, asked, request.steps, request.verified)
         parts.append(drawn)
-        cast += [
-            {"role": "generated", "seed": request.seed + i, "verified": bool(source)}
-            for i, source in enumerate(sources)
-        ]
-        wanted = made_for[0]
+        cast += [{"role": "generated", "verified": bool(one)} for one in verified]
+        wanted = _aim(stage, wanted, drawn)
     if len(stage.rows):
         places = stage.nearest(wanted, 1 if stage.model is not None else DRAWS + 1)
         parts.append(jax.tree.map(lambda leaf: leaf[places], stage.elites))
@@ -122,10 +119,21 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
     return answer, policies
 
 
+def _aim(stage: Stage, wanted: NDArray[Any], drawn: Params) -> NDArray[Any]:
+    """What the elite beside some policies shall do: what was asked for and, where that is free, what the first did."""
+    if not np.isnan(wanted).any():
+        return wanted
+    scores, _ = stage.shoot(jax.tree.map(lambda leaf: leaf[_rows(len(leaf))], drawn))
+    return np.where(np.isnan(wanted), scores.measures[0], wanted)
+
+
+def _rows(count: int) -> NDArray[Any]:
+    """Those of `count` policies to film, with repeats of the last: another number would be another program."""
+    return np.minimum(np.arange(DRAWS + 1), count - 1)
+
+
 def _films(stage: Stage, policies: Params, cast: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Filled up with repeats of the last: another number of films would be another program.
-    rows = np.minimum(np.arange(DRAWS + 1), len(cast) - 1)
-    scores, shots = stage.shoot(jax.tree.map(lambda leaf: leaf[rows], policies))
+    scores, shots = stage.shoot(jax.tree.map(lambda leaf: leaf[_rows(len(cast))], policies))
     return [
         one
         | {
@@ -197,7 +205,8 @@ def film_page(stage: Stage, answer: dict[str, Any], which: int) -> bytes:
     """Return a film of an answer as a page of its own, which opens offline."""
     _check(answer, which)
     one, wish = answer["films"][which], answer["request"]["wish"]
-    facts = {"from": stage.source.name, "who": one["role"] + (f", seed {one['seed']}" if "seed" in one else "")}
+    facts = {"from": stage.source.name, "who": f"draw {which + 1} of seed {answer['request']['seed']}"}
+    facts |= {"who": "elite"} if one["role"] == "elite" else {}
     facts |= {"sentence": wish["text"]} if wish["text"] else {}
     grid = map_of(stage.arrays)
     page = render_animation(
@@ -240,10 +249,10 @@ def sequence(stage: Stage, wanted: WishList) -> dict[str, Any]:
         comes, after = np.asarray(i + 1 < len(wishes)), min(i + 1, len(wishes) - 1)
         now = jax.tree.map(lambda leaf: leaf[-1], states)
         chosen = stage.choose(keys[i], asked, now, (keys[after], wishes[after], comes))
-        drawn, made_for, _ = stage.draw(wanted.seed + DRAWS * i, asked)
+        drawn, _ = stage.draw(wanted.seed + i, asked)
         cast = {"blind": jax.tree.map(lambda leaf: leaf[0], drawn), "best": chosen}
         if "nearest" in ways:
-            place = stage.nearest(made_for[0])[0]
+            place = stage.nearest(_aim(stage, np.asarray(free(wanted.wishes[i].measures)), drawn))[0]
             cast["nearest"] = jax.tree.map(lambda leaf: leaf[place], stage.elites)  # noqa: B023
         policies = jax.tree.map(lambda *leaves: np.stack(leaves), *(cast[way] for way in ways))
         states, alive, shots = stage.segment(policies, states, alive)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldpol.errors import UserError
+from ldpol.explore import elsewhere
 from ldpol.explore.requests import Limits, Request, WishList
 from ldpol.explore.source import Source, map_of
 from ldpol.explore.worker import Worker
@@ -183,7 +184,9 @@ def early_facts(source: Source) -> dict[str, Any]:
     """Return what the page can be told before JAX has started."""
     found = {
         "name": source.name,
-        "archive": str(source.archive) if source.model is None else None,
+        "opening": elsewhere.opening(source.archive, source.stated)
+        if source.model is None and source.archive
+        else None,
         "films": list(source.films),
         **source.facts,
     }

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
@@ -46,31 +45,25 @@ class Asked(NamedTuple):
 
 
 def draw(
-    model: PolicyGenerator, keys: Key, asked: Asked, *, steps: int | None, verified: bool
-) -> tuple[Params, Array, Array]:
-    """Draw one policy per key, as `model.sample` does, and say what it was made for and where it comes from.
+    model: PolicyGenerator, key: Key, asked: Asked, *, count: int, steps: int | None, verified: bool
+) -> tuple[Params, Array]:
+    """Draw policies that do one thing in different ways, as `model.sample_set` does.
 
     Args:
       model: the generator.
-      keys: `[N]`.
+      key: one key, one set.
       asked: one wish.
+      count: how many.
       steps: integration steps; None: the model's own.
       verified: whether verified draws may answer, if the model has any.
 
     Returns:
-      N policies; `[N, M]` measures in task units: those asked for and, where they were free, those decoded with, or NaN
-      of a decoder that is told none; and `[N]` bool, whether a verified draw answered.
+      The policies, and `[count]` bool, which of them are verified draws.
     """
-    condition = model.condition(asked.measures, quality=asked.quality, text=_spoken(model, asked.text))
-
-    def one(key: Key) -> tuple[Params, Array, Array]:
-        how = {"guidance": asked.guidance, "steps": steps, "verified": None if verified else False}
-        latent, measures, source = model.sample_latent(key, condition, **how)
-        told = model.grid.unscaled(measures) if model.autoencoder.octaves else jnp.full_like(measures, jnp.nan)
-        made_for = jnp.where(jnp.isnan(asked.measures), told, asked.measures)
-        return model.decode(latent, measures), made_for, source.verified
-
-    return jax.vmap(one)(keys)
+    how = {"guidance": asked.guidance, "steps": steps, "verified": None if verified else False}
+    text = _spoken(model, asked.text)
+    policies, source = model.sample_set(key, count, asked.measures, quality=asked.quality, text=text, **how)
+    return policies, source.verified
 
 
 def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, Film]:

@@ -13,7 +13,7 @@ STEPS = (2, 4, 8, 16, 32)
 """Sampler steps that can be asked for beside the model's own: each number of steps is a program of its own."""
 SEEDS = 2**31
 DRAWS = 4
-"""Samples of one request that are shown side by side; sample i has the seed of the request plus i."""
+"""Samples of one request that are shown side by side."""
 WISHES = (2, 6)
 
 
@@ -59,7 +59,7 @@ class Request:
 
     Attributes:
       wish: how the policy should behave.
-      seed: of the first sample.
+      seed: decides the samples.
       guidance, steps: the model's own where None.
       verified: whether verified draws may answer, if the model has any; else diffusion alone does.
     """

@@ -59,22 +59,44 @@ def ship(run: Path, folder: Path) -> None:
     rounded = jax.jit(jax.vmap(lambda policy: precision.compress(policy, "int8")))(archives.take(elites, rows).policies)
     storage.save(folder / "elites", {"policies": rounded, "rows": rows}, kind=KIND)
 
-    source = open_model(folder.name) if folder.parent == models.HERE else _source(folder)
-    stage = Stage(source, lambda text: session.say(f"ship: {text}"))
+    stage = _stage(folder)
     apart = _rounding(stage)
-    facts = answers.facts(stage) | {"examples": answers.examples(stage)}
-    facts.pop("map")
-    films = _films(stage)
-    content = json.dumps({"facts": facts, "films": films}, separators=(",", ":"), allow_nan=False)
-    storage.write_bytes(folder / "page.json", content.encode())
+    _write_page(stage, folder)
     about = {
-        "task": facts["task"],
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "task": stage.task.name,
+        "bytes": _sizes(folder),
         "elites_rounding_cells": apart,
         "metrics": {name: value for name, value in metrics.items() if name in PARTS or isinstance(value, int | float)},
     }
     about |= {name: metrics[name] for name in PROVENANCE}
     storage.write_json(folder / "about.json", about)
+
+
+def renew_page(folder: Path) -> None:
+    """Make what the page shows first of a model of the package anew, after a change of the explorer.
+
+    Raises:
+      FileNotFoundError: if there is no such model.
+    """
+    about = storage.read_json(folder / "about.json")
+    _write_page(_stage(folder), folder)
+    storage.write_json(folder / "about.json", about | {"bytes": _sizes(folder)})
+
+
+def _write_page(stage: Stage, folder: Path) -> None:
+    facts = answers.facts(stage) | {"examples": answers.examples(stage)}
+    facts.pop("map")
+    content = json.dumps({"facts": facts, "films": _films(stage)}, separators=(",", ":"), allow_nan=False)
+    storage.write_bytes(folder / "page.json", content.encode())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "about.json"}
+
+
+def _stage(folder: Path) -> Stage:
+    source = open_model(folder.name) if folder.parent == models.HERE else _source(folder)
+    return Stage(source, lambda text: session.say(f"ship: {text}"))
 
 
 def _source(folder: Path) -> Source:
@@ -121,14 +143,21 @@ def _falls(answer: dict[str, Any]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Make a model of the package; errors a user can mend are one line on stderr and exit code 2."""
     parser = argparse.ArgumentParser(prog="python -m ldpol.explore.ship", description="Put a run's model into ldpol.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run that was evaluated")
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="?",
+        metavar="RUN",
+        help="folder of a run that was evaluated; without, only its page is made",
+    )
     parser.add_argument("name", metavar="NAME", help="what the model will be called")
     options = parser.parse_args(arguments)
     if not options.name.isidentifier():
         parser.error(f"a model's name is letters, digits and underscores, found {options.name!r}")
     try:
         start_jax()
-        ship(options.run, models.HERE / options.name)
+        folder = models.HERE / options.name
+        renew_page(folder) if options.run is None else ship(options.run, folder)
     except (UserError, OSError) as error:
         print(f"ship: {error}", file=sys.stderr)
         return 2

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ldpol import models
 from ldpol.errors import MissingFile, UserError
+from ldpol.explore import elsewhere
+from ldpol.explore.elsewhere import NOTHING, Stated
 
 Arrays = Mapping[str, NDArray[Any]]
 SHOWN = ("reference", "stored", "generated")
@@ -29,6 +31,7 @@ class Source:
       archive: file of the whole archive, or None.
       elites: file of some of its policies, or None.
       arrays: what the evaluation knows of the archive (`eval/arrays.npz`); empty if there was none.
+      stated: what the command line says of the archive.
       facts, films: what the page must know, and answers, stored with the model to be shown while JAX starts.
     """
 
@@ -37,6 +40,7 @@ class Source:
     archive: Path | None = None
     elites: Path | None = None
     arrays: Arrays = dataclasses.field(default_factory=dict)
+    stated: Stated = NOTHING
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     films: tuple[dict[str, Any], ...] = ()
 
@@ -69,17 +73,24 @@ def open_model(name: str) -> Source:
     )
 
 
-def open_archive(name: str) -> Source:
-    """Find an archive without a model: its file, or the folder of the run it belongs to.
+def open_archive(name: str, stated: Stated = NOTHING) -> Source:
+    """Find an archive without a model: its file, the folder of the run it belongs to, or a file of another library.
+
+    Args:
+      name: where it is.
+      stated: what it belongs to, which files of other libraries do not say.
 
     Raises:
       FileNotFoundError: if there is none.
+      UserError: if something must be stated that is not.
     """
     path = Path(name)
     run = path / "archive" / "elites"
-    if not path.exists():
+    if elsewhere.is_elsewhere(path):
+        elsewhere.check(path, stated)
+    elif not path.exists():
         raise MissingFile(f"expected an archive at {name}, found nothing; the archive stage writes one")
-    return Source(name, archive=run if run.exists() else path)
+    return Source(name, archive=run if run.exists() else path, stated=stated)
 
 
 def read_arrays(path: Path) -> Arrays:

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ldpol import archive as archives
 from ldpol import generator_file, precision, sample, storage
 from ldpol.archive import Archive
 from ldpol.errors import UserError
-from ldpol.explore import programs
+from ldpol.explore import elsewhere, programs
 from ldpol.explore.programs import Asked
 from ldpol.explore.requests import DRAWS, Limits, Wish, free
 from ldpol.explore.source import Source, plain_arrays
@@ -56,7 +55,7 @@ class Stage:
         say("reading the model" if source.model else "reading the archive")
         self.source = source
         self.model = None if source.model is None else generator_file.load(source.model)
-        archive = None if source.archive is None else archives.load(source.archive)
+        archive = None if source.archive is None else elsewhere.load(source.archive, source.stated)
         known: Any = archive if self.model is None else self.model
         say(f"starting the physics of {known.task}")
         self.task: Task = sample.make_task(known)
@@ -110,16 +109,19 @@ class Stage:
 
     def _drawer(self, steps: int | None, verified: bool) -> Callable[..., Any]:
         asked, how = self.asked(Wish((None,) * self.task.measures), None), {"steps": steps, "verified": verified}
-        return self._compiled(("draw", *how.values()), partial(programs.draw, **how), self.model, _keys(0), asked)
+        program = partial(programs.draw, count=DRAWS, **how)
+        return self._compiled(("draw", *how.values()), program, self.model, jax.random.key(0), asked)
 
     def draw(
         self, seed: int, asked: Asked, steps: int | None = None, verified: bool = True
-    ) -> tuple[Params, NDArray[Any], NDArray[Any]]:
-        """Draw `DRAWS` policies, that of `seed` first; see `programs.draw`."""
-        return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, _keys(seed), asked))
+    ) -> tuple[Params, NDArray[Any]]:
+        """Draw `DRAWS` policies that do it in different ways; see `programs.draw`."""
+        return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, jax.random.key(seed), asked))
 
     def nearest(self, wanted: NDArray[Any], count: int = 1) -> NDArray[Any]:
-        """Return the places of the elites nearest to measures `[M]`, in cells; NaN where anything goes."""
+        """Return the places of the elites nearest to measures `[M]`, in cells; the fittest where all are NaN."""
+        if np.isnan(wanted).all():
+            return np.argsort(-np.asarray(self.known("fitness"))[self.rows], kind="stable")[:count]
         gap = np.where(np.isnan(wanted), 0.0, (self.measures - wanted) / self.cell)
         return np.argsort(np.linalg.norm(gap, axis=1), kind="stable")[:count]
 
@@ -179,10 +181,6 @@ class Stage:
         assert skeleton is not None
         look = {"radii": skeleton.radii, "sides": skeleton.sides, "dt": self.task.dt}
         return encode_film(shots.ends[:lived], shots.measures[:lived], shots.rewards[:lived], **look)
-
-
-def _keys(seed: int) -> Any:
-    return jax.vmap(jax.random.key)(np.arange(DRAWS) + seed)
 
 
 def _stacked(tree: PyTree, count: int) -> PyTree:

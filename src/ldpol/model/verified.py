@@ -9,22 +9,18 @@ NeurIPS 2022) with a database of the generator's own draws.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from ldpol.errors import UserError
-from ldpol.model.condition import Condition
-from ldpol.types import Array, Key
+from ldpol.types import Array
 
 LEVELS = 255
 """Of a table's column, between its least and largest value: a measure is kept to 0.002 of its range."""
 QUALITY, WEIGHT = "quality", "log weight"
-SOFTNESS = 0.01
-"""Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
-LEAST = 50.0
-"""A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
+RANKS = 64
+"""Draws that may be kept for the sake of one target."""
 
 
 class RoundedDraws(NamedTuple):
@@ -137,112 +133,38 @@ def make_bank(
     return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)
 
 
-def choose_rows(achieved: np.ndarray, targets: np.ndarray, rows: int) -> np.ndarray:
-    """Choose the draws that answer the most requests: the nearest of every target first, then the second nearest, ...
+def choose_rows(
+    achieved: np.ndarray, targets: np.ndarray, rows: int, *, width: float, log_weight: np.ndarray | float = 0.0
+) -> np.ndarray:
+    """Choose the draws that answer the most requests: the likeliest of every target first, then the second, ...
+
+    How likely a draw answers is what `answering.row_logits` makes of a request for measures.
 
     Args:
-      achieved: `[R, M]`.
-      targets: `[N, M]` what is going to be asked for.
+      achieved: `[R, M]` scaled to [0, 1].
+      targets: `[N, M]` what is going to be asked for, scaled to [0, 1].
       rows: how many to keep.
+      width: standard deviation of the kernel on measures.
+      log_weight: `[R]` how often each is drawn at equal distance.
 
     Returns:
       Indices of at most `rows` draws, ascending.
     """
     if len(achieved) <= rows:
         return np.arange(len(achieved))
-    distance = np.linalg.norm(targets[:, None] - achieved[None], axis=-1)
-    order = np.argsort(distance, 1, kind="stable")
+    log_weight = np.broadcast_to(np.asarray(log_weight, np.float32), len(achieved))
+    ranks = min(RANKS, len(achieved))
+    order, cost = np.empty((len(targets), ranks), int), np.empty((len(targets), ranks), np.float32)
+    for part in np.array_split(np.arange(len(targets)), -(-len(targets) // 256)):  # no N x R matrix in memory
+        squared = ((targets[part, None] - achieved[None]) ** 2).sum(-1)
+        costs = 0.5 * squared / width**2 - log_weight
+        order[part] = np.argsort(costs, 1, kind="stable")[:, :ranks]
+        cost[part] = np.take_along_axis(costs, order[part], 1)
     kept: dict[int, None] = {}
-    for rank in range(order.shape[1]):
-        # Those that are nearest to their target first: where a rank does not fit whole, the best of it stays.
-        column = order[:, rank]
-        for row in column[np.argsort(distance[np.arange(len(targets)), column], kind="stable")]:
+    for rank in range(ranks):
+        # Those that answer best first: where a rank does not fit whole, the best of it stays.
+        for row in order[np.argsort(cost[:, rank], kind="stable"), rank]:
             kept.setdefault(int(row))
             if len(kept) == rows:
                 return np.sort(np.fromiter(kept, int))
     return np.sort(np.fromiter(kept, int))
-
-
-class Kernel(NamedTuple):
-    """How far from a request a row may be.
-
-    Attributes:
-      measures: standard deviation, measures scaled to [0, 1].
-      quality: standard deviation in quantiles.
-    """
-
-    measures: float
-    quality: float = 0.1
-
-
-class Source(NamedTuple):
-    """Where a latent comes from.
-
-    Attributes:
-      verified: `[]` bool, from the verified draws; else from diffusion.
-      distance: `[]` from the target to what the nearest verified draw achieved, over the measures that are asked for,
-        scaled to [0, 1]; 0 where none is asked for, infinite without verified draws.
-    """
-
-    verified: Array
-    distance: Array
-
-
-def row_logits(
-    bank: VerifiedBank, condition: Condition, kernel: Kernel, claims: Sequence[tuple[str, float, float]]
-) -> Array:
-    """Return how well each row answers a request, as log-likelihoods `[R]` up to a constant.
-
-    What is left free says nothing; rows are also weighed as training weighs elites, or reward would be lost.
-
-    Args:
-      bank: the rows.
-      condition: what is asked for.
-      kernel: widths.
-      claims: the L claims of the model's language, `(trait, low, high)`.
-    """
-    values = bank.values
-    squared = (values[:, : bank.count] - condition.measures) ** 2
-    logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
-    away = condition.quality - values[:, bank.columns.index(QUALITY)]
-    logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
-    known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
-    if known and condition.text.shape[0]:
-        place = np.array([bank.columns.index(claims[i][0]) for i in known])
-        low, high = (jnp.asarray([claims[i][end] for i in known], jnp.float32) for end in (1, 2))
-        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)
-        truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
-        logits += condition.text_mask * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
-    return logits
-
-
-def answer_verified(
-    key: Key,
-    bank: VerifiedBank | None,
-    condition: Condition,
-    kernel: Kernel,
-    drawn: tuple[Array, Array],
-    *,
-    claims: Sequence[tuple[str, float, float]] = (),
-) -> tuple[Array, Array, Source]:
-    """Answer a request by a verified draw that did what is asked for, if there is one. Pure: jit and vmap it.
-
-    Args:
-      key: one key, one row.
-      bank: the rows; None answers nothing.
-      condition: what is asked for.
-      kernel: widths; the bank answers where a row lies within two of them.
-      drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
-      claims: of the model's language.
-
-    Returns:
-      Latent `[h, w, c]`, the measures `[M]` in [0, 1] to decode it with, and where they come from.
-    """
-    if bank is None:
-        return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
-    distance = jnp.sqrt((((bank.measures - condition.measures) ** 2) @ condition.mask).min())
-    near = distance <= 2.0 * kernel.measures
-    row = jax.random.categorical(key, row_logits(bank, condition, kernel, claims))
-    latent = bank.levels[row].astype(jnp.float32) * bank.step
-    measures = bank.given[row].astype(jnp.float32) / LEVELS
-    return jnp.where(near, latent, drawn[0]), jnp.where(near, measures, drawn[1]), Source(near, distance)

@@ -61,13 +61,22 @@ const Body = (() => {
     return sum / (2 * film.capsules);
   }
 
+  // How high it reaches.
+  function top(film, time) {
+    const at = reader(film, time);
+    let most = 0;
+    for (let g = 0; g < film.capsules; g++) most = Math.max(most, film.radii[g] + Math.max(at(6 * g + 2), at(6 * g + 5)));
+    return most;
+  }
+
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   // A picture of bodies on the ground. `actors`: [{film, ghost, lane}]; `eye`: {turn, tilt, scale, trail, plain}: angles,
   // pixels a metre, seconds of trail, and whether there is no room for words. The camera follows the first actor.
   function draw(canvas, actors, time, eye) {
     const pen = canvas.getContext("2d"), { width, height } = canvas, { turn, tilt, scale } = eye;
-    const camera = middle(actors[0].film, time), floor = height * 0.84;
+    const camera = middle(actors[0].film, time), ground = height * 0.84, upright = scale * Math.cos(tilt);
+    const floor = ground + Math.max(0, upright * top(actors[0].film, time) - 0.97 * ground); // sinks when it leaps
     const reach = width / scale / Math.max(0.4, Math.cos(turn)) / 2 + 1, unit = scale / 190;
     // Orthographic: x to the right, z up, turned about z by `turn` and tipped by `tilt`.
     const project = (x, y, z) => {

@@ -7,7 +7,7 @@ Several entries would be written in another order in each process, and the same 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -211,13 +211,22 @@ def save_state(path: Path | str, state: PyTree, *, kind: str, about: Mapping[str
     save(path, {f"{i:04d}": leaf for i, leaf in enumerate(leaves)}, kind=kind, about=about)
 
 
-def load_state(path: Path | str, like: PyTree, *, kind: str) -> tuple[Any, dict[str, Any]]:
+def load_state(
+    path: Path | str, like: PyTree, *, kind: str, check: Callable[[dict[str, Any]], None] = lambda about: None
+) -> tuple[Any, dict[str, Any]]:
     """Read a pytree written by `save_state`, with the structure, dtypes and key types of `like`.
+
+    Args:
+      path: the file.
+      like: a pytree of the same structure.
+      kind: what this is.
+      check: sees `about` before the leaves are compared; it knows the settings by name, and raises for other ones.
 
     Raises:
       ValueError: if the leaves do not fit `like`: the checkpoint is of other settings.
     """
     stored, about = load(path, kind=kind)
+    check(about)
     places = jax.tree.leaves_with_path(like)
     found = [stored[name] for name in sorted(stored)]
     expected = [_said(_plain(leaf)) for _, leaf in places]

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -40,22 +40,26 @@ def write_bytes(path: Path | str, content: bytes | bytearray) -> None:
 
     Raises:
       OSError: if it cannot be written, or a folder, device or the like is at `path`; what was there stays, and
-        nothing is left beside it.
+        nothing is left beside it, and no folder that was made for it.
     """
     path = Path(path)
     with explained("write", path):
         _check_target(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        partial, stream = _open_partial(path)
+        made = make_folder(path.parent)
         try:
-            with stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-                os.replace(partial, path)
+            _sweep(path)
+            partial, stream = _open_partial(path)
+            try:
+                with stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    os.replace(partial, path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         except BaseException:
-            partial.unlink(missing_ok=True)
+            remove_empty(made)
             raise
         _sync_folder(path.parent)
 
@@ -73,21 +77,35 @@ def check_writable(path: Path) -> None:
             stream.close()
             partial.unlink()
         finally:
-            for folder in reversed(made):
-                folder.rmdir()
+            remove_empty(made)
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make a folder and those above it; returns the ones that were missing, the outermost first."""
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    if not folder.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, "it is a file, expected a folder", str(folder))
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-    return missing[::-1]
+    """Make a folder and those above it; returns the ones that were missing, the innermost first.
+
+    Raises:
+      OSError: if that is not possible; then none of them is left.
+    """
+    missing, above = [], folder
+    while not above.exists():
+        missing.append(above)
+        above = above.parent
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it is a file, expected a folder", str(above))
+    try:
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+    except OSError:
+        remove_empty(missing)
+        raise
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, as far as there is nothing in them."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def digest(file: Path) -> str:

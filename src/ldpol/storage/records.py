@@ -36,9 +36,9 @@ def read_json(path: Path) -> Any:
       OSError: if it cannot be read.
     """
     damaged = f"{path} is damaged or was changed; delete it and run its stage again"
-    if not path.exists():
-        raise MissingFile(f"{path} is missing; run the stage that writes it")
     with explained("read", path):
+        if not path.exists():
+            raise MissingFile(f"{path} is missing; run the stage that writes it")
         if not path.is_file() or path.stat().st_size > LARGEST:
             raise UserError(damaged)
         text = path.read_bytes()

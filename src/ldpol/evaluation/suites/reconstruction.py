@@ -10,7 +10,7 @@ import numpy as np
 
 from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
-from ldpol.evaluation.metrics import compare, summarise
+from ldpol.evaluation.metrics import compare, jittered, slope, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
 from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
 from ldpol.settings import check
@@ -24,6 +24,8 @@ COLUMNS = (
     (Column("QD score", "of reference", "percent"), "qd_ratio"),
     (Column("Target error", "MEM, L2 distance", ".4f"), "mem"),
     (Column("Success", "of targets", "percent"), "success_rate"),
+    (Column("Aim", "success over the elites' own", "percent"), "aim"),
+    (Column("Slope", "1 = no shrinkage", ".2f"), "slope"),
     (Column("JS div.", "0 = same", ".4f"), "js_divergence"),
     (Column("Best reward", "per episode", "count"), "best_reward"),
     (Column("Policies", "number", "count"), "policies"),
@@ -74,6 +76,7 @@ class Reconstruction:
             blind = context.sample(self, "blind", title, sample_blind, reference.measures, key).score
             held_out = context.split.kind == HELD_OUT
             metrics["blind"] = compare(archive.grid, reference, blind, task.fitness_offset)
+            metrics["blind"] |= _aim(reference, blind, metrics["blind"], metrics["ceiling"])
             if held_out.any():
                 part = rows_of(reference, held_out), rows_of(blind, held_out)
                 metrics["blind"]["held_out"] = compare(archive.grid, *part, task.fitness_offset)
@@ -88,6 +91,7 @@ class Reconstruction:
             return []
         uniform = dict(metrics.get("uniform") or {})
         uniform["coverage_ratio"] = metrics.get("uniform_coverage_ratio", uniform.get("coverage_ratio"))
+        noise = metrics.get("noise_alone")
         held_out = {"mem": metrics.get("held_out_mem"), **(metrics.get("held_out") or {})}
         ceiling = {
             "mem": metrics.get("mem_ceiling"),
@@ -102,6 +106,7 @@ class Reconstruction:
             ("in the held-out box", "never trained on", False, metrics.get("held_out_box")),
             ("on unseen measures", "another evaluation's, not the labels trained on", False, metrics.get("unseen")),
             ("on uniform targets", "anywhere in the space", False, uniform),
+            ("Noise alone", "the archive's measures, moved by as much as generated ones miss", False, noise),
             ("Ceiling", "original archive re-evaluated a second time", True, ceiling),
         )
         names = [name for _, name in COLUMNS]
@@ -170,6 +175,8 @@ def reconstruction_metrics(
     aim = np.linalg.norm(uniform.measures - uniform_targets, axis=-1)
     return {
         **{name: whole[name] for name in RATIOS},
+        **_aim(reference, scores["generated"], whole, ceiling),
+        "noise_alone": compare(grid, reference, jittered(grid, reference, whole["mem"], seed=0), offset),
         "mem_ceiling": ceiling["mem"],
         "compression_params": len(archive) * archive.network.size / generator.size,
         "compression_bytes": archive.nbytes / size,
@@ -180,7 +187,10 @@ def reconstruction_metrics(
         "generator_params": generator.size,
         "uniform_coverage_ratio": free["cells"] / original["cells"],
         "held_out_mem": parts["held_out"].get("mem"),
-        "ceiling": {name: ceiling[name] for name in RATIOS},
+        "ceiling": {
+            **{name: ceiling[name] for name in RATIOS},
+            **_aim(reference, scores["ceiling"], ceiling, ceiling),
+        },
         **parts,
         "uniform": {
             "policies": len(aim),
@@ -193,6 +203,15 @@ def reconstruction_metrics(
         },
         "reference": original,
         "generated": summarise(grid, scores["generated"], offset),
+    }
+
+
+def _aim(reference: Score, score: Score, found: Mapping[str, Any], ceiling: Mapping[str, Any]) -> dict[str, float]:
+    """Return success over the elites' own, and the slope of achieved on target."""
+    own = ceiling["success_rate"]
+    return {
+        "aim": found["success_rate"] / own if own else float("nan"),
+        "slope": slope(np.asarray(reference.measures), np.asarray(score.measures)),
     }
 
 

@@ -161,8 +161,9 @@ const App = (() => {
   function back(saved, pair) {
     if (pair) {
       comparing = true;
-      Stage.compare(...pair);
-      byId("caption").textContent = "The two pinned policies, the second in grey.";
+      Stage.compare(...pair.map(entry => entry.one));
+      const told = ({ one, label }) => `${label} (${Stage.told(one)})`;
+      byId("caption").textContent = `The two pinned policies. In colour: ${told(pair[0])}. In grey: ${told(pair[1])}.`;
       return;
     }
     const { request, which } = saved;

@@ -11,9 +11,10 @@ const Controls = (() => {
     return made;
   }
 
-  // A slider whose tick leaves its value free; `set` shows a value, null being free.
-  function slider(name, low, high, digits, put, word = "free", usual = "any") {
+  // A slider whose tick leaves its value free; `set` shows a value, null being free. It stands at `start` until then.
+  function slider(name, low, high, digits, put, { word = "free", usual = "any", start = (low + high) / 2 } = {}) {
     const range = element("input", { type: "range", min: low, max: high, step: (high - low) / 200 });
+    range.value = start;
     const output = element("output"), tick = element("input", { type: "checkbox" });
     range.setAttribute("aria-label", name);
     tick.setAttribute("aria-label", `${name}: ${word}`);
@@ -41,13 +42,13 @@ const Controls = (() => {
     byId("speech").hidden = !model || !model.speaks;
     if (!model) return;
     dials.quality = slider("fitness rank", 0, 1, 2,
-      (value, settled) => put(v => { State.state.wish.quality = v; }, value, settled));
+      (value, settled) => put(v => { State.state.wish.quality = v; }, value, settled), { start: 1 });
     dials.guidance = slider("guidance", 0, 8, 1,
-      (value, settled) => put(v => { State.state.guidance = v; }, value, settled), "usual", "usual");
+      (value, settled) => put(v => { State.state.guidance = v; }, value, settled), { word: "usual", usual: "usual", start: model.guidance });
     const seed = element("input", { type: "number", min: 0, max: 2 ** 31 - 5, step: 1, id: "seed" });
     seed.onchange = () => { State.state.seed = Math.min(2 ** 31 - 5, Math.max(0, Math.round(seed.value) || 0)); changed(true); };
     const again = element("button", { type: "button", textContent: "Four others", id: "again" });
-    again.onclick = () => { State.state.seed = (State.state.seed + 4) % (2 ** 31 - 5); changed(true); };
+    again.onclick = () => { State.state.seed = (State.state.seed + 1) % (2 ** 31 - 5); changed(true); };
     const steps = element("select", { id: "steps" });
     steps.append(new Option(`${model.steps}, as trained`, ""));
     for (const count of [2, 4, 8, 16, 32]) if (count !== model.steps) steps.append(new Option(count, count));
@@ -112,7 +113,7 @@ const Controls = (() => {
       if (holds && !faint) mark.setAttribute("aria-label", held ? "holds" : "does not hold");
       const bar = element("i");
       bar.style.width = `${Math.round(one.probability * 100)}%`;
-      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text }),
+      host.append(element("div", { className: `claim${faint ? " faint" : ""}` }, mark, element("span", { textContent: one.text.replaceAll(">=", "≥").replaceAll("<=", "≤") }),
         element("span", { textContent: `${Math.round(one.probability * 100)} %` }), bar));
     });
   }

@@ -31,6 +31,7 @@ const MapView = (() => {
   }
 
   function begin(facts, ask) {
+    const same = map && map.names.join() === facts.map.names.join();
     map = facts.map; onAsk = ask;
     const { reference, stored, generated } = map.elites, base = reference || stored;
     values = {};
@@ -48,7 +49,7 @@ const MapView = (() => {
     const select = document.getElementById("layer");
     select.replaceChildren(...Object.keys(values).map(name => new Option(LAYERS[name].label, name)));
     select.disabled = !Object.keys(values).length;
-    build();
+    if (same) repaint(); else build(); // a canvas that is being dragged on stays
   }
 
   const names = m => map.names[m];

@@ -9,7 +9,7 @@ const Shelf = (() => {
   function begin(back) {
     onBack = back;
     byId("compare").onclick = () => {
-      if (pinned.length === 2) onBack(null, pinned.map(entry => entry.one));
+      if (pinned.length === 2) onBack(null, pinned);
     };
     render();
   }

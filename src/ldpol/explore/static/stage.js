@@ -50,12 +50,17 @@ const Stage = (() => {
   }
 
   const numbers = values => values.map(value => value === null ? "–" : value.toFixed(2)).join(" / ");
-  function note(one) {
-    if (!one.note) return;
+  // What a policy reached, and whether it fell, in few words.
+  function told(one) {
     const found = one.numbers, fell = found ? (found.fell ? `fell in ${found.fell} of ${found.episodes}` : "never fell")
       : one.fell ? "fell" : "";
+    return [numbers(found ? found.mean : one.reached), fell].filter(Boolean).join(" · ");
+  }
+
+  function note(one) {
+    if (!one.note) return;
     const source = facts.model?.verified && one.role === "generated" && (one.verified ? "verified draw" : "diffusion");
-    one.note.textContent = [numbers(found ? found.mean : one.reached), fell, source].filter(Boolean).join(" · ");
+    one.note.textContent = [told(one), source].filter(Boolean).join(" · ");
   }
 
   function choose(which) {
@@ -147,5 +152,5 @@ const Stage = (() => {
     pen.fillStyle = Body.colour("--ink"); pen.fillRect(x - d / 2, 0, d, canvas.height);
   }
 
-  return { begin, show, choose, compare, note, fit, eye, extra, numbers, toggle: () => setPlaying(!playing) };
+  return { begin, show, choose, compare, note, fit, eye, extra, numbers, told, toggle: () => setPlaying(!playing) };
 })();

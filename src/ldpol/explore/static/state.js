@@ -93,23 +93,25 @@ const State = (() => {
     const { wish, seed, guidance, steps, verified } = answer.request, one = answer.films[state.which] || answer.films[0];
     const evaluate = (apply, what) => `evaluate = jax.jit(lambda policies, keys: rollout.rollout_batch(task, ${apply}, policies, keys, episodes=10))\n`
       + `score = evaluate(${what}, jax.random.key(0)[None])\nprint(score.measures.mean((0, 1)), score.fitness.mean())`;
-    if (facts.archive) {
-      return `import jax\n\nfrom ldpol import archive, rollout\nfrom ldpol.sample import make_task\n\n`
-        + `elites = archive.load(${quoted(facts.archive)})\npolicies = archive.take(elites, [${one.row ?? 0}]).policies\n\n`
-        + `task = make_task(elites)\n${evaluate("elites.network.apply", "policies")}`;
+    if (facts.opening) {
+      return `${facts.opening}\npolicies = ldpol.archive.take(elites, [${one.row ?? 0}]).policies\n\n`
+        + evaluate("elites.network.apply", "policies");
     }
-    const measures = wish.measures.some(value => value !== null)
-      ? `jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])` : "None";
     const how = [];
+    if (wish.measures.some(value => value !== null)) {
+      how.push(`jnp.array([${wish.measures.map(v => v === null ? "jnp.nan" : short(v)).join(", ")}])`);
+    }
     if (wish.quality !== null) how.push(`quality=${short(wish.quality)}`);
+    if (wish.text) how.push(`text=model.read([${quoted(wish.text)}])[0]`);
     if (guidance !== null) how.push(`guidance=${short(guidance)}`);
+    else if (wish.text) how.push("guidance=model.text_guidance");
     if (steps !== null) how.push(`steps=${steps}`);
     if (!verified) how.push("verified=False");
-    const more = how.length ? `, ${how.join(", ")}` : "", key = `jax.random.key(${one.seed ?? seed})`;
-    const ask = wish.text ? `model.from_text(${key}, ${quoted(wish.text)}, ${measures}${more})`
-      : `model.sample(${key}, ${measures}${more})`;
+    const draws = answer.films.filter(other => other.role === "generated").length, which = one.role === "generated" ? state.which : 0;
     return `import jax, jax.numpy as jnp\n\nimport ldpol\nfrom ldpol import rollout\nfrom ldpol.sample import make_task\n\n`
-      + `model = ldpol.load(${quoted(facts.name)})\npolicy = ${ask}\n\ntask = make_task(model)\n`
+      + `model = ldpol.load(${quoted(facts.name)})\n`
+      + `policies, _ = model.sample_set(${["jax.random.key(" + seed + ")", draws, ...how].join(", ")})\n`
+      + `policy = jax.tree.map(lambda leaf: leaf[${which}], policies)  # draw ${which + 1}\n\ntask = make_task(model)\n`
       + evaluate("model.apply", "jax.tree.map(lambda leaf: leaf[None], policy)");
   }
 

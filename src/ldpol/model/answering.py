@@ -1,0 +1,171 @@
+"""What answers a request from verified draws: a kernel over what they achieved, or diffusion where none is near."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.model.condition import Condition
+from ldpol.model.verified import LEVELS, QUALITY, WEIGHT, VerifiedBank
+from ldpol.types import Array, Key
+
+SOFTNESS = 0.01
+"""Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
+LEAST = 50.0
+"""A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
+REACH = 2.0
+"""Kernel widths within which a row answers."""
+CANDIDATES = 4
+"""Rows among which each policy of a set is chosen."""
+
+
+class Kernel(NamedTuple):
+    """How far from a request a row may be.
+
+    Attributes:
+      measures: standard deviation, measures scaled to [0, 1].
+      quality: standard deviation in quantiles.
+    """
+
+    measures: float
+    quality: float = 0.1
+
+
+class Source(NamedTuple):
+    """Where a latent comes from.
+
+    Attributes:
+      verified: `[]` bool, from the verified draws; else from diffusion.
+      distance: `[]` from the target to what the nearest verified draw achieved, over the measures that are asked for,
+        scaled to [0, 1]; 0 where none is asked for, infinite without verified draws.
+    """
+
+    verified: Array
+    distance: Array
+
+
+def row_logits(
+    bank: VerifiedBank, condition: Condition, kernel: Kernel, claims: Sequence[tuple[str, float, float]]
+) -> Array:
+    """Return how well each row answers a request, as log-likelihoods `[R]` up to a constant.
+
+    What is left free says nothing; rows are also weighed as training weighs elites, or reward would be lost.
+
+    Args:
+      bank: the rows.
+      condition: what is asked for.
+      kernel: widths.
+      claims: the L claims of the model's language, `(trait, low, high)`.
+    """
+    values = bank.values
+    squared = (values[:, : bank.count] - condition.measures) ** 2
+    logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
+    away = condition.quality - values[:, bank.columns.index(QUALITY)]
+    logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
+    known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
+    if known and condition.text.shape[0]:
+        place = np.array([bank.columns.index(claims[i][0]) for i in known])
+        low, high = (jnp.asarray([claims[i][end] for i in known], jnp.float32) for end in (1, 2))
+        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)
+        truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
+        logits += condition.text_mask * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
+    return logits
+
+
+def answer_verified(
+    key: Key,
+    bank: VerifiedBank | None,
+    condition: Condition,
+    kernel: Kernel,
+    drawn: tuple[Array, Array],
+    *,
+    claims: Sequence[tuple[str, float, float]] = (),
+) -> tuple[Array, Array, Source]:
+    """Answer a request by a verified draw that did what is asked for, if there is one. Pure: jit and vmap it.
+
+    Args:
+      key: one key, one row.
+      bank: the rows; None answers nothing.
+      condition: what is asked for.
+      kernel: widths; the bank answers where a row lies within two of them.
+      drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
+      claims: of the model's language.
+
+    Returns:
+      Latent `[h, w, c]`, the measures `[M]` in [0, 1] to decode it with, and where they come from.
+    """
+    if bank is None:
+        return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
+    distance = row_distances(bank, condition).min()
+    near = distance <= REACH * kernel.measures
+    row = jax.random.categorical(key, row_logits(bank, condition, kernel, claims))
+    latent, measures = row_content(bank, row)
+    return jnp.where(near, latent, drawn[0]), jnp.where(near, measures, drawn[1]), Source(near, distance)
+
+
+def answer_set(
+    key: Key,
+    bank: VerifiedBank | None,
+    condition: Condition,
+    kernel: Kernel,
+    drawn: tuple[Array, Array],
+    *,
+    claims: Sequence[tuple[str, float, float]] = (),
+) -> tuple[Array, Array, Source]:
+    """Answer one request by n verified draws that differ. Pure: jit and vmap it.
+
+    Of `CANDIDATES` n rows, drawn without replacement as likely as one is drawn alone, the first is kept, then always
+    the one that did the most different things from those kept so far (farthest-point choice in traits). Where fewer
+    than n rows are near, diffusion answers the rest.
+
+    Args:
+      key: one key, one set.
+      bank: the rows; None answers nothing.
+      condition: what is asked for.
+      kernel: widths; rows answer that lie within two of them.
+      drawn: latents `[n, h, w, c]` and measures `[n, M]` to decode otherwise: draws of the diffusion model.
+      claims: of the model's language.
+
+    Returns:
+      Latents `[n, h, w, c]`, the measures `[n, M]` to decode them with, and where each comes from.
+    """
+    count = drawn[0].shape[0]
+    if bank is None:
+        return *drawn, Source(jnp.zeros(count, bool), jnp.full(count, jnp.inf))
+    logits, distance = row_logits(bank, condition, kernel, claims), row_distances(bank, condition)
+    # A row that breaks a claim is no answer, however different it is.
+    near = (distance <= REACH * kernel.measures) & (logits >= logits.max() - 0.5 * LEAST)
+    drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
+    order, rows = jax.lax.top_k(drawing, min(CANDIDATES * count, len(bank)))
+    possible, features = jnp.isfinite(order), _features(bank)[rows]
+
+    def choose(gap: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        best = jnp.argmax(gap)
+        nearer = jnp.minimum(gap, jnp.linalg.norm(features - features[best], axis=-1))
+        return nearer.at[best].set(-jnp.inf), (rows[best], jnp.isfinite(gap[best]))
+
+    # Nothing is chosen yet: all gaps are alike but for a little that puts the row that was drawn first in front.
+    gap = jnp.where(possible, 1e6 - jnp.arange(len(rows)), -jnp.inf)
+    _, (row, found) = jax.lax.scan(choose, gap, None, length=count)
+    latent, measures = jax.vmap(lambda one: row_content(bank, one))(row)
+    latent = jnp.where(found[:, None, None, None], latent, drawn[0])
+    return latent, jnp.where(found[:, None], measures, drawn[1]), Source(found, jnp.full(count, distance.min()))
+
+
+def row_distances(bank: VerifiedBank, condition: Condition) -> Array:
+    """Return how far each row is from the measures that are asked for, `[R]`, measures scaled to [0, 1]."""
+    return jnp.sqrt(((bank.measures - condition.measures) ** 2) @ condition.mask)
+
+
+def row_content(bank: VerifiedBank, row: Array) -> tuple[Array, Array]:
+    """Return the latent `[h, w, c]` of one row and the measures `[M]` to decode it with."""
+    return bank.levels[row].astype(jnp.float32) * bank.step, bank.given[row].astype(jnp.float32) / LEVELS
+
+
+def _features(bank: VerifiedBank) -> Array:
+    """Return what rows did beside the measures, `[R, C]`, each trait scaled to [0, 1]; the measures without traits."""
+    table = bank.table.astype(jnp.float32) / LEVELS
+    traits = [i for i, name in enumerate(bank.columns) if i >= bank.count and name not in (QUALITY, WEIGHT)]
+    return table[:, np.array(traits)] if traits else table[:, : bank.count]
