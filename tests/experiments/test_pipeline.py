@@ -17,7 +17,7 @@ import pytest
 import ldpol
 from ldpol import storage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMOKE = "experiments/walker2d.py:smoke"
 STAGES = ("archive", "train", "evaluate", "report")
 PROMISED = """reward_ratio coverage_ratio qd_ratio compression_params compression_bytes mem mem_ceiling js_divergence

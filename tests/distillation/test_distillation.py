@@ -10,7 +10,7 @@ import jax
 
 import ldpol
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "distil_toy.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "distil_toy.py"
 
 
 def test_an_archive_of_ones_own_task_is_distilled_and_evaluated(monkeypatch):

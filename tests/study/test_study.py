@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_baselines import fold
+from baselines.test_baselines import fold
 from test_generator import make_generator
 from toy import make_toy
 
@@ -40,7 +40,7 @@ from ldpol.study.context import Trained, as_score, digest
 from ldpol.study.run import diversities, evaluate_model
 from ldpol.types import Score
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUDY = f"{ROOT}/experiments/studies/retention.py"
 SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 TINY = revise(
