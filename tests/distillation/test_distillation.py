@@ -15,7 +15,7 @@ def test_an_archive_of_ones_own_task_is_distilled_and_evaluated(monkeypatch):
     """The example, with a player that refuses to be traced twice for all its evaluations."""
     make = ldpol.make_player
     monkeypatch.setattr(ldpol, "make_player", lambda *arguments, **settings: traced_once(make(*arguments, **settings)))
-    metrics = runpy.run_path(str(EXAMPLE))["main"](steps=200)
+    metrics = runpy.run_path(str(EXAMPLE))["main"]()
     json.dumps(metrics, allow_nan=False)
     assert metrics["policies"] > 50 and metrics["held_out_box"]["policies"] > 0
     assert metrics["mem"] < 0.3
