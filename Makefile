@@ -53,7 +53,7 @@ test: $(STAMP) ## Run the tests
 
 e2e: $(STAMP) ## Test the explorer in a browser; needs chromium (Debian: apt-get install chromium)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[e2e]'
-	$(PY) -m pytest -q tests/test_explore_browser.py $(ARGS)
+	$(PY) -m pytest -q tests/explore/test_explore_browser.py $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	$(PY) -m ruff check .

@@ -18,7 +18,7 @@ from ldpol.search.ppo_config import split_environments
 from ldpol.search.xnes import population_size
 from ldpol.tasks import SPECS
 
-CONFIGS = Path(__file__).parents[1] / "experiments"
+CONFIGS = Path(__file__).parents[2] / "experiments"
 WALKER = str(CONFIGS / "walker2d.py")
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from language.test_reader import make_speaking
 from test_generator import make_generator
-from test_reader import make_speaking
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid
