@@ -117,14 +117,13 @@ def keep_draws(verified: VerifiedDraws, archive: Archive, task: Task, weights: A
     grid, score, traits = archive.grid, verified.behaviour.score, np.asarray(verified.behaviour.traits)
     achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
     kept = choose_rows(achieved, np.asarray(grid.scaled(archive.measures)), rows)
-    fitness = np.sort(np.asarray(archive.fitness))
-    quality = (np.searchsorted(fitness, score.fitness) / len(fitness)).astype(np.float32)
+    elites, fitness = np.sort(np.asarray(archive.fitness)), np.asarray(score.fitness)
+    quality = (np.searchsorted(elites, fitness) / len(elites)).astype(np.float32)
     log_weight = np.tile(np.log(np.asarray(weights) + 1e-6), len(achieved) // len(archive))
     names = [column.name for column in columns(task)] if traits.shape[-1] else []
     draws = RoundedDraws(verified.draws.levels[kept], verified.draws.step, verified.draws.measures[kept])
-    return make_bank(
-        draws, achieved[kept], traits[kept], quality=quality[kept], log_weight=log_weight[kept], trait_names=names
-    )
+    of_rows = {"quality": quality[kept], "log_weight": log_weight[kept], "fitness": fitness[kept]}
+    return make_bank(draws, achieved[kept], traits[kept], **of_rows, trait_names=names)
 
 
 def reliability_weights(errors: np.ndarray, tolerance: float) -> np.ndarray:

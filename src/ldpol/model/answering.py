@@ -139,7 +139,7 @@ def answer_set(
     near = (distance <= REACH * kernel.measures) & (logits >= logits.max() - 0.5 * LEAST)
     drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
     order, rows = jax.lax.top_k(drawing, min(CANDIDATES * count, len(bank)))
-    possible, features = jnp.isfinite(order), _features(bank)[rows]
+    possible, features = jnp.isfinite(order), bank.features[rows]
 
     def choose(gap: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         best = jnp.argmax(gap)
@@ -162,10 +162,3 @@ def row_distances(bank: VerifiedBank, condition: Condition) -> Array:
 def row_content(bank: VerifiedBank, row: Array) -> tuple[Array, Array]:
     """Return the latent `[h, w, c]` of one row and the measures `[M]` to decode it with."""
     return bank.levels[row].astype(jnp.float32) * bank.step, bank.given[row].astype(jnp.float32) / LEVELS
-
-
-def _features(bank: VerifiedBank) -> Array:
-    """Return what rows did beside the measures, `[R, C]`, each trait scaled to [0, 1]; the measures without traits."""
-    table = bank.table.astype(jnp.float32) / LEVELS
-    traits = [i for i, name in enumerate(bank.columns) if i >= bank.count and name not in (QUALITY, WEIGHT)]
-    return table[:, np.array(traits)] if traits else table[:, : bank.count]
