@@ -27,7 +27,7 @@ POSTERIOR = Posterior(
     jnp.full((COUNT, 2, 2, 1), 0.3),
 )
 
-WEIGHTS = np.linspace(0.5, 1.5, COUNT)
+WEIGHTS = jnp.linspace(0.5, 1.5, COUNT)
 
 
 @jax.jit
@@ -148,7 +148,7 @@ def test_further_rounds_that_were_kept_are_the_same():
 
 
 def test_thin_by_hand():
-    """Gaps 0, 1 and 2 at weights 5, 2 and 4: as often as 0 : 2 : 8, so the second not or once, the third always else."""
+    """Gaps 0, 1 and 2 at weights 5, 2 and 4: as often as 0 : 2 : 8, so the second not or once, else the third."""
     targets, achieved = np.array([[0.0], [3.0], [9.0]]), np.array([[0.0], [2.0], [7.0]])
     weights = np.array([5.0, 2.0, 4.0])
     np.testing.assert_array_equal(nearest(achieved, targets), [[0.0], [2.0], [7.0]])

@@ -42,7 +42,7 @@ class VerifiedDraws(NamedTuple):
 def verify_draws(
     posterior: Posterior,
     measures: Array,
-    weights: np.ndarray,
+    weights: Array,
     *,
     decode: Callable[[Array, Array], Params],
     player: Player | None,
@@ -80,7 +80,9 @@ def verify_draws(
     for number in range(config.rounds + config.further):
         latent_key, label_key, episode_key, thin_key = jax.random.split(jax.random.fold_in(key, number), 4)
         every = np.arange(len(targets))
-        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, weights, thin_key))
+        around.append(
+            every if number < config.rounds else thin(np.concatenate(achieved), targets, np.asarray(weights), thin_key)
+        )
         near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
         drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
@@ -137,7 +139,7 @@ def thin(achieved: np.ndarray, targets: np.ndarray, weights: np.ndarray, key: Ke
       key: decides where the resampling begins.
     """
     gap = np.linalg.norm(targets - nearest(achieved, targets), axis=-1)
-    share = np.cumsum(np.asarray(weights) * gap + 1e-12)
+    share = np.cumsum(weights * gap + 1e-12)
     places = (np.arange(len(targets)) + float(jax.random.uniform(key))) / len(targets)
     return np.searchsorted(share / share[-1], places).clip(0, len(targets) - 1)
 
