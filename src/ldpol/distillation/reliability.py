@@ -73,7 +73,8 @@ def verify_draws(
     """
     if player is None or not config.rounds:
         return None
-    step, targets = latent_step(posterior.mean, posterior.deviation), np.asarray(measures)
+    step = latent_step(posterior.mean, posterior.deviation)
+    targets, often = np.asarray(measures), np.asarray(weights)
     rounds: list[tuple[RoundedDraws, Behaviour]] = []
     around: list[np.ndarray] = []
     achieved: list[np.ndarray] = []
