@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Tessellation
 from ldpol.errors import UserError
+from ldpol.generator_export import serialise
+from ldpol.generator_requests import check_quality, check_text, scale_measures
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
@@ -32,7 +32,6 @@ from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """What `jax.export` lowers for; it takes other names without a word and writes what no machine can run."""
 
 
@@ -107,44 +106,12 @@ class PolicyGenerator:
         Raises:
           UserError: for the wrong shapes, text without language or, outside of jit, values outside their bounds.
         """
-        count = len(self.measure_names)
-        if text is not None and text.shape != (self.words,):
-            raise UserError(
-                f"this model of {self.task} was trained without language; ask for measures"
-                if not self.words
-                else f"expected the {self.words} numbers that `read` makes of one sentence, found shape {text.shape}"
-            )
-        if quality is not None and not isinstance(quality, jax.core.Tracer):
-            if not (np.isnan(float(quality)) or 0 <= float(quality) <= 1):
-                raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
-        scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
+        if text is not None:
+            check_text(text, self.words, self.task)
+        check_quality(quality)
+        free = jnp.full(len(self.measure_names), jnp.nan)
+        scaled = free if measures is None else scale_measures(measures, self.measure_names, self.grid)
         return make_condition(scaled, quality, text, words=self.words)
-
-    def _scaled(self, measures: Array) -> Array:
-        """Scale measures `[M]` in task units to [0, 1]."""
-        count = len(self.measure_names)
-        measures = jnp.asarray(measures, jnp.float32)
-        if measures.shape != (count,):
-            raise UserError(
-                f"expected {count} measures ({', '.join(self.measure_names)}), found shape {measures.shape}; "
-                "for a batch, jax.vmap over keys and measures"
-            )
-        if not isinstance(measures, jax.core.Tracer):
-            outside = [
-                f"{name} = {value:g} (allowed {low:g} to {high:g})"
-                for name, value, low, high in zip(
-                    # NumPy's, because an element of a constant is a tracer inside of jit.
-                    self.measure_names,
-                    np.asarray(measures).tolist(),
-                    self.grid.low,
-                    self.grid.high,
-                    strict=True,
-                )
-                if value < low or value > high
-            ]
-            if outside:
-                raise UserError(f"measures outside their bounds: {'; '.join(outside)}")
-        return self.grid.scaled(measures)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
         """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
@@ -428,9 +395,6 @@ class PolicyGenerator:
         Raises:
           ValueError: if a platform is unknown to jax.
         """
-        if not platforms or set(platforms) - set(PLATFORMS):
-            raise UserError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
-        batch = jax_export.symbolic_shape("b")[0]
 
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, target: Array) -> Params:
@@ -439,8 +403,4 @@ class PolicyGenerator:
 
             return jax.vmap(one)(keys, measures)
 
-        exported = jax_export.export(jax.jit(generate), platforms=platforms)(
-            jax.ShapeDtypeStruct((batch, 2), jnp.uint32),
-            jax.ShapeDtypeStruct((batch, len(self.measure_names)), jnp.float32),
-        )
-        storage.write_bytes(Path(path), bytes(exported.serialize()))
+        storage.write_bytes(Path(path), serialise(generate, len(self.measure_names), platforms))

@@ -81,9 +81,7 @@ def verify_draws(
     for number in range(config.rounds + config.further):
         latent_key, label_key, episode_key, thin_key = jax.random.split(jax.random.fold_in(key, number), 4)
         every = np.arange(len(targets))
-        around.append(
-            every if number < config.rounds else thin(np.concatenate(achieved), targets, np.asarray(weights), thin_key)
-        )
+        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, often, thin_key))
         near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
         drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
