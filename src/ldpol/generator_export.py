@@ -10,6 +10,7 @@ from ldpol.errors import UserError
 from ldpol.types import Array, Params
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""What `jax.export` lowers for; it takes other names without a word and writes what no machine can run."""
 
 
 def serialise(generate: Callable[[Array, Array], Params], measures: int, platforms: tuple[str, ...]) -> bytes:
