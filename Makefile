@@ -70,7 +70,7 @@ bench: $(STAMP) ## Measure speed and memory into results/
 fuzz: $(STAMP) ## Damage saved things in 1,000 ways and read them, into results/fuzz.json
 	cd tests && ../$(PY) -m campaign fuzz --out ../results/fuzz.json $(ARGS)
 
-chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json (half an hour on two cores)
+chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json, with the toy task
 	cd tests && ../$(PY) -m campaign chaos --toy --out ../results/chaos.json $(ARGS)
 
 constraints: ## Renew constraints.txt with the newest versions (use the oldest supported Python)
