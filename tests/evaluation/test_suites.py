@@ -203,8 +203,8 @@ def test_steadiness(context):
 
 def test_damage(context):
     """The champion and what a search found again, one damaged task at a time, with the judges' episodes."""
-    logged = []
-    hooks = Hooks(log=lambda *what: logged.append(what))
+    logged, kept = [], Kept()
+    hooks = Hooks(log=lambda *what: logged.append(what), memo=kept)
     context = dataclasses.replace(context, generator=with_bank(context.generator), hooks=hooks)
     found = DAMAGES.run(context).metrics["damage"]
     json.dumps(found, allow_nan=False)
@@ -219,8 +219,8 @@ def test_damage(context):
         worth = [rollout(damaged(TASK, damage), SHAPE.apply, best, key).fitness for key in keys]
         assert one["champion"] == pytest.approx(float(np.mean(worth)), abs=1e-3)
     assert found["healthy"] == pytest.approx(float(context.archive.fitness.max()))
-    for one in found["ways"].values():
-        assert len(one["curve"]) == 4
+    assert all(len(one["curve"]) == 4 for one in found["ways"].values())
+    assert DAMAGES.run(context).metrics["damage"] == found and kept.computed == ["damage_1_1"]
 
 
 def test_damage_needs_verified_draws(context):

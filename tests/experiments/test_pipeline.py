@@ -144,7 +144,8 @@ def test_metrics_hold_what_was_promised(run):
 def test_metrics_of_the_suites(run):
     metrics = storage.read_json(run / "eval" / "metrics.json")
     assert list(metrics["suite_seconds"]) == [
-        *("reconstruction", "guidance", "composition", "language", "sequencing", "held_out_region", "steadiness")
+        *("reconstruction", "guidance", "composition", "language", "sequencing", "held_out_region", "steadiness"),
+        "damage",
     ]
     language = metrics["language"]
     assert {"train", "held_out", "train_satisfaction", "held_out_satisfaction", "ceiling", "chance"} <= set(language)
@@ -158,6 +159,9 @@ def test_metrics_of_the_suites(run):
     if metrics["held_out_region"]:  # a smoke archive may have no elite in the box
         assert {"cells", "reached", "reached_by_nearest", "mem", "reward_ratio"} <= set(metrics["held_out_region"])
     assert [row["episodes"] for row in metrics["steadiness"]["rows"]] == [2, 4]
+    damage = metrics["damage"]
+    assert len(damage["damages"]) == 6 and damage["ways"]["archive"]["policies"] == metrics["policies"]
+    assert all(len(way["curve"]) == 4 and way["bytes"] > 0 for way in damage["ways"].values())
 
 
 def test_training_used_what_was_not_held_out(run):

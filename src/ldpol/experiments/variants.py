@@ -79,6 +79,7 @@ def _smoke(config: Config) -> None:
     )
     config.eval.held_out_region.draws = 1
     config.eval.steadiness.plays = 2
+    config.eval.damage.update(trials=4, repeats=2, episodes=2, strengths=(0.5,), gravity=(), friction=(), chunk=32)
 
 
 def _accelerator(config: Config) -> None:
