@@ -16,7 +16,7 @@ ROWS = {
     "generated": (),
     "on trained elites": ("trained",),
     "on held-out elites": ("held_out",),
-    "in the held-out box": ("held_out_box",),
+    "in the held-out region": ("held_out_box",),
     "on unseen measures": ("unseen",),
     "original, played again (ceiling)": ("ceiling",),
 }

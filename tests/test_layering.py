@@ -11,7 +11,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("settings", "types"),
     ("lanes", "probes"),
-    ("tasks", "networks", "measures", "keys"),
+    ("tasks", "networks", "measures", "regions", "keys"),
     ("network_reader",),
     ("storage", "precision", "rollout", "models"),
     ("session", "film", "train_loop"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,14 @@ from ldpol.archive import Archive, check_import, check_task, checked, take
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
+from ldpol.regions import Region, make_region
 from ldpol.tasks import Task
 from ldpol.types import Behaviour, Key, Score
 
 TRAINED, HELD_OUT, IN_BOX = 0, 1, 2
 """Kinds of elites in a `Split`."""
-Box = tuple[tuple[float, ...], tuple[float, ...]]
-"""Two opposite corners in task units; two empty tuples for no box."""
+Box = tuple[Sequence[Any], Sequence[Any]]
+"""Two opposite corners in task units, or those of several boxes: all low corners, then all high ones."""
 NO_BOX: Box = ((), ())
 BLANK = Behaviour(Score(0, 0, 0), 0)  # type: ignore[arg-type]
 
@@ -75,13 +77,13 @@ class Split:
 
     Attributes:
       archive: all N elites.
-      kind: `[N]` 0 for trained elites, 1 for random held-out ones, 2 for those inside the box.
-      box: its corners.
+      kind: `[N]` 0 for trained elites, 1 for random held-out ones, 2 for those inside the region.
+      region: part of the measure space; empty for none.
     """
 
     archive: Archive
     kind: np.ndarray
-    box: Box = struct.field(pytree_node=False, default=NO_BOX)
+    region: Region = struct.field(pytree_node=False, default=Region())
 
     @property
     def trained(self) -> Archive:
@@ -95,43 +97,40 @@ class Split:
 
     @property
     def in_box(self) -> Archive:
-        """Those in the box, which it may not see either."""
+        """Those in the region, which it may not see either."""
         return take(self.archive, self.kind == IN_BOX)
 
 
-def check_split(fraction: float, box: Sequence[Sequence[float]], width: int) -> Box:
-    """Return the corners of a box if it fits `width` measures.
+def check_split(fraction: float, box: Box, bounds: tuple[Sequence[float], Sequence[float]]) -> Region:
+    """Return the region of one box or several, if it fits measures with least and largest values `bounds`.
 
     Raises:
       UserError: if it does not, or the fraction is not in [0, 1).
     """
-    low, high = (tuple(float(value) for value in corner) for corner in box)
-    if len(low) != len(high) or len(low) not in (0, width) or any(a > b for a, b in zip(low, high, strict=True)):
-        raise UserError(f"the held-out box needs {width} bounds per corner, low to high (or none), found {low}, {high}")
+    region = make_region(*box, bounds)
     if not 0 <= fraction < 1:
         raise UserError(f"the held-out fraction must be in [0, 1), found {fraction}")
-    return low, high
+    return region
 
 
-def split(archive: Archive, *, fraction: float = 0.1, box: Sequence[Sequence[float]] = NO_BOX, seed: int = 0) -> Split:
-    """Hold elites out of training: a random part, and all whose measures lie in a box.
+def split(archive: Archive, *, fraction: float = 0.1, box: Box = NO_BOX, seed: int = 0) -> Split:
+    """Hold elites out of training: a random part, and all whose measures lie in a box or in one of several.
 
     Args:
-      archive: N elites, re-evaluated: the box is cut by the labels that training would see.
+      archive: N elites, re-evaluated: boxes are cut by the labels that training would see.
       fraction: of all elites, at random.
-      box: two opposite corners `[M]` in task units; empty for none.
+      box: two opposite corners `[M]` in task units, or `[K, M]` of K boxes, such as `regions.checkerboard` makes;
+        empty for none.
       seed: decides the random ones.
 
     Raises:
       UserError: if nothing is left to train on, or the box does not fit the measures.
     """
-    count, width = archive.measures.shape
-    low, high = check_split(fraction, box, width)
+    count = len(archive)
+    region = check_split(fraction, box, (archive.grid.low, archive.grid.high))
     kind = np.zeros(count, np.int32)
     kind[np.random.default_rng(seed).permutation(count)[: round(fraction * count)]] = HELD_OUT
-    if low:
-        measures = np.asarray(archive.measures)
-        kind[((measures >= np.asarray(low)) & (measures <= np.asarray(high))).all(1)] = IN_BOX
+    kind[region.holds(archive.measures)] = IN_BOX
     if (kind == TRAINED).sum() < 2:
         raise UserError(f"only {(kind == TRAINED).sum()} of {count} elites are left to train on; hold fewer out")
-    return Split(archive, kind, (low, high))
+    return Split(archive, kind, region)

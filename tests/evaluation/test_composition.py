@@ -1,6 +1,5 @@
-"""Requests and metrics of compositions and of the box that was cut out, by hand."""
+"""Requests and metrics of compositions and of the region that was held out, by hand."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,8 +12,7 @@ from ldpol.evaluation.suites.composition import (
     composition_metrics,
     free_metrics,
 )
-from ldpol.evaluation.suites.held_out_region import box_targets, held_out_region_metrics, reached
-from ldpol.measures import nearest
+from ldpol.evaluation.suites.held_out_region import held_out_region_metrics
 from ldpol.types import Score
 
 NAN = np.nan
@@ -86,31 +84,30 @@ def test_composition_metrics_by_hand():
     assert free["difference"]["value"] == pytest.approx(0.1)
 
 
-def test_box_by_hand():
-    """Centres 0.125, 0.375, 0.625, 0.875 of the first measure and 10.5, 11.5 of the second."""
-    grid = Grid((4, 2), (0.0, 10.0), (1.0, 12.0))
-    found = box_targets(grid, (0.3, 11.0), (0.7, 12.0))
-    np.testing.assert_allclose(found, [[0.375, 11.5], [0.625, 11.5]])
-    assert box_targets(grid, (0.4, 10.0), (0.6, 12.0)).shape == (0, 2)
-    measures = jnp.array([[0.9, 11.0], [0.3, 11.2], [0.7, 11.6]])
-    assert [nearest(jnp.asarray(one), measures)[0] for one in found] == [1, 2]
-    assert reached(grid, found, np.array([[0.3, 11.1], [0.49, 11.9], [0.9, 11.5]])) == 1
-
-
 def test_held_out_region_by_hand():
+    """Three elites, one in each bin of the distance; cells are 0.25 wide."""
     grid = Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
-    targets = np.array([[0.375, 0.375], [0.625, 0.375]], np.float32)
-    originals = score([10.0, 30.0], [[0.4, 0.4], [0.1, 0.1]])
-    generated = score([20.0] * 4, [[0.375, 0.375], [0.375, 0.475], [0.375, 0.375], [0.625, 0.375]])
-    neighbours = score([10.0] * 4, [[0.375, 0.575]] * 2 + [[0.625, 0.575]] * 2)
-    found = held_out_region_metrics(grid, targets, originals, generated, neighbours, 2)
-    assert (found["cells"], found["reached"], found["reached_by_nearest"], found["reached_by_originals"]) == (
-        2,
-        2,
-        0,
-        1,
-    )
-    assert found["mem"] == pytest.approx((0.0 + 0.1 + 0.25 + 0.0) / 4) and found["mem_nearest"] == pytest.approx(0.2)
-    assert found["mem_difference"]["value"] == pytest.approx(0.0875 - 0.2)
-    assert found["reward_ratio"] == pytest.approx(1.0) and found["reward_ratio_nearest"] == pytest.approx(0.5)
-    assert found["originals"] == 2 and found["draws"] == 2
+    reference = score([10.0, 20.0, 30.0], [[0.375, 0.375], [0.625, 0.375], [0.625, 0.625]])
+    distance = np.array([0.1, 0.5, 0.9]) * grid.diagonal
+    wanted = np.repeat(np.asarray(reference.measures), 2, 0)
+    away = np.array([[0.0, 0.0], [0.0, 0.2], [0.3, 0.0], [0.3, 0.0], [0.0, 0.4], [0.0, 0.4]])
+    scores = {
+        "generated": score([40.0] * 6, wanted + away),
+        "nearest": score([10.0] * 6, wanted + np.array([0.0, 0.3])),
+        "ceiling": score([10.0, 10.0, 20.0, 20.0, 30.0, 30.0], wanted),
+    }
+    found = held_out_region_metrics(grid, reference, distance, scores, draws=2, edges=(0.2, 0.6))
+    assert (found["elites"], found["cells"], found["draws"], found["elites_by_distance"]) == (3, 3, 2, [1, 1, 1])
+    np.testing.assert_allclose(found["edges"], [0.2 * grid.diagonal, 0.6 * grid.diagonal])
+    assert found["distance"] == pytest.approx(0.5 * grid.diagonal)
+    made, near, again = (found["rows"][way] for way in ("generated", "nearest", "ceiling"))
+    assert made["mem"] == pytest.approx(1.6 / 6) and near["mem"] == pytest.approx(0.3)
+    np.testing.assert_allclose(made["mem_by_distance"], [0.1, 0.3, 0.4], rtol=1e-5)
+    assert made["success_rate"] == pytest.approx(4 / 6) and near["success_rate"] == 1.0  # a diagonal is 0.354
+    assert made["reward_ratio"] == pytest.approx(2.0) and near["reward_ratio"] == pytest.approx(0.5)
+    assert (made["cells"], near["cells"], again["cells"]) == (1, 1, 3)
+    assert again["mem"] == 0.0 and again["reward_ratio"] == pytest.approx(1.0)
+    assert set(found["mem_less_nearest"]) == {"generated"}
+    assert found["mem_less_nearest"]["generated"]["value"] == pytest.approx(1.6 / 6 - 0.3)
+    far = held_out_region_metrics(grid, reference, distance + 9.0, scores, draws=2, edges=(0.2, 0.6))
+    assert far["rows"]["generated"]["mem_by_distance"][:2] == [None, None]

@@ -74,6 +74,22 @@ def test_the_variant_names_the_search():
     assert (published.ppga.xnes.sigma, published.ppga.emitter.archive_rate, published.cells) == (0.5, 0.1, 50)
 
 
+def test_every_hole_is_a_region_of_its_task():
+    """A square, an L, a half and a checkerboard; the rest of the config is walker2d's."""
+    holes, boxes = str(CONFIGS / "studies" / "holes.py"), {}
+    for shape in ("square_3", "corner_5", "l", "half", "checkerboard"):
+        config = load_config(f"{holes}:{shape}")
+        configs.check(config)
+        boxes[shape] = len(config.train.held_out.low)
+        with config.unlocked():
+            config.train.held_out = load_config(WALKER).train.held_out
+        assert as_json(config, "task", "train", "archive") == as_json(load_config(WALKER), "task", "train", "archive")
+    assert boxes == {"square_3": 1, "corner_5": 1, "l": 2, "half": 1, "checkerboard": 50}
+    assert load_config(f"{holes}:l_smoke").task.episode_length == load_config(f"{WALKER}:smoke").task.episode_length
+    with pytest.raises(UserError, match="unknown variant 'cpu'; the variants are square_1"):
+        load_config(holes)
+
+
 def test_the_default_variant_is_cpu():
     assert as_json(load_config(WALKER)) == as_json(load_config(f"{WALKER}:cpu"))
 
@@ -228,6 +244,7 @@ def test_build_makes_settings_hashable():
         ("train.precision=int4", "train.precision must be one of float32"),
         ("train.sampler.steps=0", "train.sampler.steps must be at least 1"),
         ("train.held_out.low=(0.5,)", "the held-out box needs 2 bounds"),
+        ("train.held_out.low=((0.1, 0.1), (0.2, 0.2))", "several boxes as many low corners as high ones"),
         ("train.held_out.fraction=1.5", "held-out fraction must be in"),
         ("eval.suites=guidence", "unknown suite 'guidence'; the suites are reconstruction, guidance, composition"),
         ("eval.suites=[]", "no suite is named"),
@@ -237,6 +254,7 @@ def test_build_makes_settings_hashable():
         ("eval.guidance.scales=()", "eval.guidance.scales is empty"),
         ("eval.composition.conditions=0", "eval.composition.conditions must be at least 1"),
         ("eval.held_out_region.draws=0", "eval.held_out_region.draws must be at least 1"),
+        ("eval.held_out_region.edges=(2.0, 1.0)", "eval.held_out_region.edges must increase"),
         ("eval.steadiness.plays=1", "eval.steadiness.plays must be at least 2"),
         ("eval.damage.trials=0", "eval.damage.trials must be at least 1"),
         ("eval.damage.adapt.noise=0.0", "eval.damage.adapt.noise must be greater than 0"),

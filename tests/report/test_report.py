@@ -88,6 +88,7 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
     """Add what the further suites of the evaluation leave."""
     ends = {"value": 0.1, "low": 0.05, "high": 0.15, "count": 9.0}
     ratios = {"mem": 0.06, "reward_ratio": 0.97, "coverage_ratio": 0.93, "success_rate": 0.3}
+    region = ratios | {"cells": 7, "mem_by_distance": [0.05, 0.08, None]}
     way = {"survival": 0.75, "mem": 0.081, "fitness": 612.0, "hits": 0.31, "look_ahead": 0.0}
     way |= {"intervals": {name: [0.9 * way[name], 1.1 * way[name]] for name in way}}
     split = {"value": 0.62, "low": 0.58, "high": 0.66, "whole": 0.33, "of_ceiling": 0.81}
@@ -130,8 +131,10 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             **{name: {"survival": ends, "hits": ends} for name in ("generated_less_nearest_elite",)},
         },
         "held_out_region": {
-            **{"cells": 25, "reached": 17, "reached_by_nearest": 6, "reached_by_originals": 9, "originals": 11},
-            **{"draws": 10, "mem": 0.07, "mem_nearest": 0.05, "reward_ratio": 0.91, "reward_ratio_nearest": 0.97},
+            **{"elites": 11, "cells": 9, "draws": 4, "distance": 0.05, "edges": [0.03, 0.07]},
+            "elites_by_distance": [6, 5, 0],
+            "rows": {way: region for way in ("generated", "nearest", "ceiling")},
+            "mem_less_nearest": {"generated": ends},
         },
         "steadiness": {
             **{"plays": 2, "repeat_elites": 0.03, "repeat_generated": 0.026},
@@ -282,6 +285,9 @@ def test_suites_have_their_sections(tmp_path: Path) -> None:
         "Verified draws Bayesian optimisation over the draws in the generator's file 500 600 728 1.59",
         "actuator 1 <dead> 459 728 728 728 728",
         "Means over 1 damages, 3 searches each",
+        "of their 9",
+        "Beyond 0.070",
+        "Hidden elites",
     ):
         assert words in re.sub(r"\s+", " ", text), words
     (run / "eval/sequencing.npz").unlink()
@@ -333,6 +339,19 @@ def test_best_per_cell_by_hand() -> None:
     image = np.ma.filled(shown.axes[0].images[0].get_array().astype(float), np.nan)  # type: ignore[union-attr]
     np.testing.assert_array_equal(image, best.T)  # the first measure to the right, the second upwards
     assert shown.axes[0].images[0].origin == "lower"
+
+
+@pytest.mark.parametrize("boxes", [1, 2])
+def test_every_box_of_a_region_is_outlined_and_named_once(boxes: int) -> None:
+    grid = figures.Grid((4, 4), np.zeros(2), np.ones(2), ("a", "b"))
+    elites = figures.Elites("x", np.array([5.0, 7.0]), np.array([[0.1, 0.5], [0.4, 0.9]]))
+    low, high = np.array([[0.1, 0.2], [0.5, 0.5]])[:boxes], np.array([[0.3, 0.6], [0.9, 0.7]])[:boxes]
+    box = (low, high) if boxes > 1 else (low[0], high[0])  # runs of earlier versions hold the corners of one
+    figure = figures.heat_maps(grid, [elites] * 3, box=box)
+    drawn = [patch.get_bbox().extents for patch in figure.axes[2].patches]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(drawn, np.concatenate([low, high], 1))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["held-out region"]
 
 
 def test_an_archive_from_elsewhere_has_no_search_to_show(tmp_path: Path) -> None:

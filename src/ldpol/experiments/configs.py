@@ -44,6 +44,7 @@ def base(task: str) -> Config:
     # Reset noise while MAP-Elites searches; verification and PPGA have the task's.
     config.archive.update(search_noise=0.0, checkpoint_every=10)
     config.train = as_section(DistillConfig(), *SHARED)
+    # Two corners, or as many low corners as high ones for a region of several boxes.
     config.train.held_out = ConfigDict({"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)})
     config.train.update(steps_per_call=200, checkpoint_seconds=20.0)
     # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness, damage) take minutes.
@@ -163,7 +164,7 @@ def check(config: Config) -> None:
     distill_of(config)
     chosen, task = suites_of(config), task_of(config)  # the task comes last: it takes a second to build
     held_out = config.train.held_out
-    check_split(held_out.fraction, (held_out.low, held_out.high), task.measures)
+    check_split(held_out.fraction, (held_out.low, held_out.high), (task.measure_low, task.measure_high))
     for suite in chosen:
         suite.check_task(task)
 

@@ -18,8 +18,7 @@ SECTIONS = ("seed", "task", "policy", "train")
 
 def hold_out(archive: Any, seed: int, section: Any) -> Split:
     """Split an archive as a config's `train.held_out` says."""
-    box = (tuple(section["low"]), tuple(section["high"]))
-    return split(archive, fraction=section["fraction"], box=box, seed=seed)
+    return split(archive, fraction=section["fraction"], box=(section["low"], section["high"]), seed=seed)
 
 
 def run(config: Config, workdir: Path) -> None:

@@ -140,7 +140,8 @@ def map_of(arrays: Arrays) -> dict[str, Any]:
         "held_out": np.flatnonzero(arrays["held_out"]).tolist() if "held_out" in arrays else [],
     }
     if "box_low" in arrays:
-        found["box"] = [plain(arrays["box_low"], 6), plain(arrays["box_high"], 6)]
+        low, high = (plain(np.atleast_2d(arrays[name]), 6) for name in ("box_low", "box_high"))
+        found["boxes"] = list(map(list, zip(low, high, strict=True)))
     return found
 
 

@@ -109,7 +109,7 @@ def heat_maps(
       grid: the grid of the archives.
       archives: what to draw, from left to right.
       held_out: measures [H, M] of elites that training never saw, drawn as dots on the reference.
-      box: (low [M], high [M]) of a region that training never saw, drawn as a dashed outline.
+      box: (low [M], high [M]) of a box that training never saw, or [K, M] of K boxes, drawn as dashed outlines.
     """
     clean = [archive.finite() for archive in archives]
     counts = [grid.occupied(archive.measures).size for archive in clean]
@@ -145,10 +145,11 @@ def heat_maps(
                 label = f"{len(points):,} held-out elites"
                 axis.plot(*points.T, ".", color=HELD_OUT, ms=4.4, mec="white", mew=0.4, label=label)
             if column and box is not None:
-                low, high = (np.asarray(edge, float)[list(pair)] for edge in box)
-                outline = Rectangle((low[0], low[1]), *(high - low), fill=False, ls="--", lw=1.6, ec=HELD_OUT)
-                outline.set_label("held-out box")
-                axis.add_patch(outline)
+                corners = (np.atleast_2d(np.asarray(edge, float))[:, list(pair)] for edge in box)
+                for number, (low, high) in enumerate(zip(*corners, strict=True)):
+                    outline = Rectangle((low[0], low[1]), *(high - low), fill=False, ls="--", lw=1.6, ec=HELD_OUT)
+                    outline.set_label("_held-out region" if number else "held-out region")  # once in the legend
+                    axis.add_patch(outline)
     handles, labels = axes[0][-2].get_legend_handles_labels() if len(clean) > 1 else ([], [])
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=10, markerscale=2)

@@ -43,7 +43,7 @@ GLOSSARY = (
         "Ceiling",
         "the original archive evaluated a second time: evaluation is noisy, so this is the best one can expect.",
     ),
-    ("Held out", "elites, and a box of the measure space, that training never saw: the test of generalisation."),
+    ("Held out", "elites, and a region of the measure space, that training never saw: the test of generalisation."),
 )
 
 

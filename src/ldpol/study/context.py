@@ -6,8 +6,10 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,11 +21,11 @@ from ldpol.distillation.encoder import Posterior
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
-from ldpol.player import Player
+from ldpol.player import Player, score_policies
 from ldpol.reference import NO_BOX, Box, Split
 from ldpol.settings import check
 from ldpol.tasks import Task
-from ldpol.types import Array, Key, Score
+from ldpol.types import Array, Behaviour, Key, PyTree, Score
 
 T = TypeVar("T")
 OpenHooks = Callable[[str], Hooks]
@@ -136,6 +138,22 @@ class StudyContext:
         base = self.config.base
         how = {"rollout": base.rollout, "chunk": base.chunk, "mesh": self.player.mesh, "hooks": self.hooks("states")}
         return make_visit(self.task, apply, base.collect, **how)
+
+    def play_shared(self, apply: Callable[..., Array], tree: PyTree) -> Callable[[PyTree, Key], Behaviour]:
+        """Return the compiled evaluation of policies that share the numbers of their model.
+
+        Args:
+          apply: `(tree, policy, observation [O]) -> action [A]`.
+          tree: the shared numbers.
+        """
+        player, base = self.player, self.config.base
+        how = {"episodes": player.episodes, "config": base.rollout, "mesh": player.mesh}
+
+        @jax.jit
+        def play(tree: PyTree, policies: PyTree, keys: Key) -> Behaviour:
+            return score_policies(self.task, partial(apply, tree), policies, keys, **how)
+
+        return partial(play, tree)
 
 
 def as_score(archive: Archive) -> Score:

@@ -54,7 +54,8 @@ class Method(Protocol):
         ...
 
 
-def _model(tree: PyTree, generate: Callable[..., Params], seconds: float = 0.0, apply: Any = None) -> Model:
+def as_model(tree: PyTree, generate: Callable[..., Params], seconds: float = 0.0, apply: Any = None) -> Model:
+    """Return the model that a tree is, as it is stored, with its bytes and numbers counted."""
     return Model(tree, generate, nbytes(tree), size(tree), seconds, apply)
 
 
@@ -103,7 +104,7 @@ class Quantised:
     def fit(self, context: StudyContext) -> Model:
         """Store all trained elites."""
         trained = context.split.trained
-        return _model(quantised.fit(trained.policies, trained.measures, self.precision), quantised.generate)
+        return as_model(quantised.fit(trained.policies, trained.measures, self.precision), quantised.generate)
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,12 @@ class Subsampled:
             return nbytes(quantised.fit(policies, trained.measures[:count], self.precision))
 
         count = largest(weigh, _most(context, len(trained), budget), budget)
-        elites = (trained.grid, trained.policies, trained.fitness, trained.measures)
-        return _model(subsampled.fit(*elites, count=count, precision=self.precision), subsampled.generate)
+        elites = (trained.grid, trained.policies, *self.labels(context))
+        return as_model(subsampled.fit(*elites, count=count, precision=self.precision), subsampled.generate)
+
+    def labels(self, context: StudyContext) -> tuple[Array, Array]:
+        """Return fitness `[N]` and measures `[N, M]` of the trained elites, by which they are chosen and looked up."""
+        return context.split.trained.fitness, context.split.trained.measures
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class PrincipalGaussian:
             return compress(gaussian.truncate(whole, count), self.precision)
 
         count = largest(lambda count: nbytes(stored(count)), most, budget)
-        return _model(stored(count), gaussian.generate)
+        return as_model(stored(count), gaussian.generate)
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,7 @@ class LatentTable:
         """Distil the archive, and keep decoder and latents."""
         made = context.trained(self.config)
         table = latents.fit(made.generator, made.posterior.mean, context.split.trained.measures)
-        return _model(compress(table, self.precision), latents.generate, made.seconds)
+        return as_model(compress(table, self.precision), latents.generate, made.seconds)
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ class ConditionalVAE:
             prior=self.prior,
             **dataclasses.asdict(self.regression),
         )
-        return _model(compress(model, self.precision), cvae.generate, made.seconds)
+        return as_model(compress(model, self.precision), cvae.generate, made.seconds)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class Cloned:
         """Clone the trained elites, once for all rows with these settings."""
         name = f"clone-{digest(self.config, self.optimiser)}"
         model, seconds = context.once(name, lambda: self._train(context, context.hooks(name)))
-        return _model(compress(model, self.precision), cloned.generate, seconds, cloned.apply)
+        return as_model(compress(model, self.precision), cloned.generate, seconds, cloned.apply)
 
     def _train(self, context: StudyContext, hooks: Hooks) -> tuple[cloned.Cloned, float]:
         base, about = context.config.base, {"settings": describe((self.config, self.optimiser))}

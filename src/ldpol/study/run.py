@@ -16,7 +16,7 @@ from ldpol.evaluation.retention import measure, summarise
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
 from ldpol.measures import nearest
-from ldpol.player import Player, make_player, score_policies
+from ldpol.player import Player, make_player
 from ldpol.precision import expand
 from ldpol.reference import reevaluate, split
 from ldpol.rollout import copied_to
@@ -124,7 +124,7 @@ def evaluate_model(model: Model, context: StudyContext) -> Score:
     """Ask a model once for every elite's measures, and evaluate what it generates; `[N]`."""
     player, targets = context.player, context.reference.measures
     tree = jax.device_put(model.tree, copied_to(player.mesh))
-    play = player.play if model.apply is None else partial(_play_shared(model.apply, context), expand(tree))
+    play = player.play if model.apply is None else context.play_shared(model.apply, expand(tree))
 
     def program(targets: PyTree, keys: Key) -> Behaviour:
         return play(draw(model.generate, tree, targets, keys, player.mesh), keys)
@@ -132,18 +132,6 @@ def evaluate_model(model: Model, context: StudyContext) -> Score:
     progress = context.hooks("evaluation").progress
     key = key_for(context.key, "evaluate")
     return player.over(program, targets, key, title="one sample per condition", progress=progress).score
-
-
-def _play_shared(apply: Any, context: StudyContext) -> Any:
-    """Return the compiled evaluation of policies that share the numbers of their model."""
-    player, base = context.player, context.config.base
-
-    @jax.jit
-    def play(tree: PyTree, policies: PyTree, keys: Key) -> Behaviour:
-        how = {"episodes": player.episodes, "config": base.rollout, "mesh": player.mesh}
-        return score_policies(context.task, partial(apply, tree), policies, keys, **how)
-
-    return play
 
 
 def diversities(model: Model, context: StudyContext) -> tuple[float, float]:

@@ -1,6 +1,9 @@
-"""Suite `held_out_region`: ask for the box of measures that training never saw, against the elites around it."""
+"""Suite `held_out_region`: ask for what the hidden elites do, against the nearest trained elites.
 
-from collections.abc import Mapping, Sequence
+How far a policy misses depends on how far its target is from anything training saw, so misses are shown by distance.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -10,136 +13,163 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Tessellation
-from ldpol.evaluation.context import Context, Result, rows_of, sample_measures
+from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.intervals import Ratio, difference
-from ldpol.evaluation.tables import Column, Row, Table, numbers
+from ldpol.evaluation.tables import Column, Row, Table, signed, write
 from ldpol.measures import nearest
 from ldpol.reference import IN_BOX, TRAINED
-from ldpol.settings import check
+from ldpol.settings import check, fail
 from ldpol.tasks import Task
 from ldpol.types import Score
+
+NEAREST, CEILING = "nearest", "ceiling"
+WAYS = {
+    "generated": ("Generated", "the generator as it answers"),
+    "blind": ("by diffusion alone", "without verified draws"),
+    NEAREST: ("Nearest trained elites", "outside the region"),
+    CEILING: ("Hidden elites", "evaluated again"),
+}
 
 
 @dataclass(frozen=True)
 class HeldOutRegion:
-    """Ask for the centre of every cell of the box several times, and evaluate the nearest trained elite as often.
+    """Ask for the measures of every hidden elite several times, and evaluate the elites as often.
 
     Attributes:
-      draws: policies per cell.
+      draws: policies per elite.
+      edges: between the three bins of the distance to the nearest trained elite, in diagonals of a cell.
     """
 
     name: ClassVar[str] = "held_out_region"
-    draws: int = 10
+    draws: int = 4
+    edges: tuple[float, float] = (1.0, 2.5)
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self, least={"draws": 1})
+        check(self, least={"draws": 1}, above={"edges": 0})
+        if self.edges[0] >= self.edges[1]:
+            fail(self, "edges", f"must increase, found {self.edges}")
 
     def check_task(self, task: Task) -> None:
         """Every task will do."""
 
     def run(self, context: Context) -> Result:
-        """Measure; a training without a box with elites in it is left out."""
-        grid, (low, high), kind = context.archive.grid, context.split.box, context.split.kind
-        targets = box_targets(grid, low, high) if low else np.zeros((0, context.task.measures))
-        originals = rows_of(context.reference, kind == IN_BOX)
-        if not len(targets) or not len(originals.fitness):
-            context.without(self.name, "training held no box with elites out (train.held_out.low and high)")
+        """Measure; a training without a region with elites in it is left out."""
+        kind = context.split.kind
+        hidden, known = np.flatnonzero(kind == IN_BOX), np.flatnonzero(kind == TRAINED)
+        if not len(hidden):
+            context.without(self.name, "training held no region with elites in it out (train.held_out.low and high)")
             return Result({"held_out_region": {}})
-        repeated = np.repeat(targets, self.draws, 0)
-        title = "the held-out box"
-        generated = context.sample(
-            self, "held_out_region", title, sample_measures, repeated, context.key_for("held out region/generated")
-        ).score
-        # Neighbours among what training saw: the generator knows the random held-out elites no more than the box.
-        rows = np.flatnonzero(kind == TRAINED)
-        known = jnp.asarray(np.asarray(context.reference.measures)[rows])
-        chosen = rows[np.asarray(jax.vmap(partial(nearest, measures=known))(jnp.asarray(targets)))[:, 0]]
-        policies = jax.tree.map(lambda leaf: np.asarray(leaf)[np.repeat(chosen, self.draws)], context.archive.policies)
-        title = "nearest elites outside the box"
-        neighbours = context.evaluate(
-            self, "held_out_region_nearest", title, policies, context.key_for("held out region/nearest")
-        ).score
-        return Result(
-            {"held_out_region": held_out_region_metrics(grid, targets, originals, generated, neighbours, self.draws)}
+        labels = np.asarray(context.reference.measures)
+        # Neighbours among what training saw: the generator knows the random held-out elites no more than the region.
+        find = jax.vmap(partial(nearest, measures=jnp.asarray(labels[known])))
+        neighbours = known[np.asarray(find(jnp.asarray(labels[hidden])))[:, 0]]
+        targets, scores = np.repeat(labels[hidden], self.draws, 0), {}
+        samples = {"generated": sample_measures} | ({} if context.generator.bank is None else {"blind": sample_blind})
+        for way, sample in samples.items():
+            name, title = f"held_out_region_{way}", f"the held-out region, {WAYS[way][0].lower()}"
+            key = context.key_for(f"held out region/{way}")
+            scores[way] = context.sample(self, name, title, sample, targets, key).score
+        for way, rows in {NEAREST: neighbours, CEILING: hidden}.items():
+            name, title = f"held_out_region_{way}", f"the held-out region, {WAYS[way][0].lower()}"
+            again = np.repeat(rows, self.draws)
+            policies = jax.tree.map(lambda leaf: np.asarray(leaf)[again], context.archive.policies)  # noqa: B023
+            key = context.key_for(f"held out region/{way}")
+            scores[way] = context.evaluate(self, name, title, policies, key).score
+        found = held_out_region_metrics(
+            context.archive.grid,
+            rows_of(context.reference, hidden),
+            np.linalg.norm(labels[hidden] - labels[neighbours], axis=-1),
+            scores,
+            draws=self.draws,
+            edges=self.edges,
         )
+        return Result({"held_out_region": found})
 
     @staticmethod
     def tables(metrics: Mapping[str, Any]) -> list[Table]:
-        """Return the generator against the nearest trained elites, inside the box."""
+        """Return every way of answering, its error by distance, and a sentence on what generation adds."""
         found = metrics.get("held_out_region") or {}
         if not found:
             return []
+        first, second = (write(edge) for edge in found["edges"])
+        names = (f"Up to {first} away", f"{first} to {second}", f"Beyond {second}")
+        bins = zip(names, found["elites_by_distance"], strict=True)
         columns = (
-            Column("Cells reached", f"of {found.get('cells')}", "count"),
             Column("Target error", "MEM"),
-            Column("Reward", "of originals", "percent"),
+            *(Column(name, f"MEM, {write(count, 'count')} elites") for name, count in bins),
+            Column("Success", "of targets", "percent"),
+            Column("Reward", "of the hidden elites", "percent"),
+            Column("Cells", f"of their {found['cells']}", "count"),
         )
-        tries = f"{found.get('draws')} tries per cell"
-        nearest_names = ("reached_by_nearest", "mem_nearest", "reward_ratio_nearest")
-        rows = (
-            Row("Generated", numbers(found, ("reached", "mem", "reward_ratio")), tries, True),
-            Row("Nearest trained elites", numbers(found, nearest_names), f"outside the box, {tries}"),
-            Row("Originals", (found.get("reached_by_originals"), None, None), f"{found.get('originals')} elites"),
+        rows = []
+        for way, (name, note) in WAYS.items():
+            one = found["rows"].get(way)
+            if one:
+                values = (one["mem"], *one["mem_by_distance"], one["success_rate"], one["reward_ratio"], one["cells"])
+                rows.append(Row(name, values, note, way == "generated"))
+        less = [f"{WAYS[way][0].lower()} {signed(value, '+.3f')}" for way, value in found["mem_less_nearest"].items()]
+        text = (
+            f"All {found['elites']} elites whose labels lie in the region were kept from training; the nearest trained "
+            f"elite is {write(found['distance'])} away on average. Each is asked for {found['draws']} times. Target "
+            f"error less that of the nearest trained elites, positive where a look-up does better: {', '.join(less)}."
         )
-        return [Table("The held-out box", columns, rows)]
-
-
-def box_targets(grid: Tessellation, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """Return the centres `[C, M]` of the grid's cells that lie inside the box; C may be 0.
-
-    Args:
-      grid: the archive's grid.
-      low: `[M]` corner of the box.
-      high: `[M]` the opposite corner.
-    """
-    axes = []
-    for side, start, end, least, most in zip(grid.regular.shape, grid.low, grid.high, low, high, strict=True):
-        centres = start + (np.arange(side) + 0.5) * (end - start) / side
-        axes.append(centres[(centres >= least) & (centres <= most)])
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes)).astype(np.float32)
-
-
-def reached(grid: Tessellation, targets: np.ndarray, achieved: np.ndarray) -> int:
-    """Count the cells of the targets `[C, M]` into which at least one of the measures `[N, M]` falls."""
-    cells, hit = (np.unique(np.asarray(grid.index(jnp.asarray(values)))) for values in (targets, achieved))
-    return int(np.isin(cells, hit).sum())
+        return [Table("The held-out region", columns, tuple(rows), text)]
 
 
 def held_out_region_metrics(
-    grid: Tessellation, targets: np.ndarray, originals: Score, generated: Score, neighbours: Score, draws: int
+    grid: Tessellation,
+    reference: Score,
+    distance: np.ndarray,
+    scores: Mapping[str, Score],
+    *,
+    draws: int,
+    edges: tuple[float, float],
 ) -> dict[str, Any]:
-    """Compare what the generator does inside the box with what the nearest trained elites outside it do.
+    """Compare ways of answering requests for what hidden elites do.
 
-    Both get as many tries: a noisy policy that is played often enough fills cells by luck.
+    All get as many tries: a noisy policy that is played often enough fills cells by luck.
 
     Args:
-      grid: the archive's grid.
-      targets: `[C, M]` the centres of the box's cells.
-      originals: `[B]` mean scores of the elites that were held out of the box, B at least 1.
-      generated: `[C * D]`, D policies a target, target by target.
-      neighbours: `[C * D]`, the target's nearest elite, played D times.
+      grid: of the archive.
+      reference: `[H]` mean scores of the hidden elites, H at least 1.
+      distance: `[H]` from their measures to those of the nearest trained elite.
+      scores: `[H * D]` by way of answering, elite by elite; `nearest` among them.
       draws: D.
+      edges: between three bins of the distance, in diagonals of a cell.
 
     Returns:
-      `cells` of the box, `reached` and `reached_by_nearest`, `mem` and `mem_nearest` (mean L2 distance from the
-      target), their paired `mem_difference` with its interval over cells, `reward_ratio` and `reward_ratio_nearest`
-      (mean fitness over that of the originals), `reached_by_originals` (in one try each) and how many `originals`.
+      How many `elites`, their `cells`, their mean `distance`, `edges` in measure units, `elites_by_distance` `[3]`, and
+      `rows`: for every way `mem`, `mem_by_distance` `[3]` (None for an empty bin), `success_rate`, `reward_ratio` (mean
+      fitness over that of the hidden elites) and `cells`, those of the hidden elites that were reached.
+      `mem_less_nearest`: of what was generated, paired over elites, with its interval.
     """
-    repeated = np.repeat(targets, draws, 0)
-    errors = [np.linalg.norm(np.asarray(score.measures) - repeated, axis=-1) for score in (generated, neighbours)]
-    ratios = [Ratio(part.reshape(-1, draws).sum(1), np.full(len(targets), draws)) for part in errors]
-    worth = float(np.mean(originals.fitness))
+    limits = np.asarray(edges) * grid.diagonal
+    where = np.digitize(distance, limits, right=True)
+    targets = np.repeat(np.asarray(reference.measures), draws, 0)
+    present = set(np.asarray(grid.index(jnp.asarray(reference.measures))).tolist())
+    rows, errors = {}, {}
+    for way, score in scores.items():
+        error = np.linalg.norm(np.asarray(score.measures) - targets, axis=-1)
+        errors[way] = error.reshape(-1, draws)
+        bins = [errors[way][where == number] for number in range(3)]
+        reached = set(np.asarray(grid.index(jnp.asarray(score.measures))).tolist())
+        rows[way] = {
+            "mem": float(error.mean()),
+            "mem_by_distance": [float(part.mean()) if part.size else None for part in bins],
+            "success_rate": float((error < grid.diagonal).mean()),
+            "reward_ratio": float(np.mean(score.fitness) / np.mean(reference.fitness)),
+            "cells": len(present & reached),
+        }
+    sums = {way: Ratio(error.sum(1), np.full(len(error), draws)) for way, error in errors.items()}
+    made = [way for way in scores if way not in (NEAREST, CEILING)]
     return {
-        "cells": len(targets),
-        "reached": reached(grid, targets, np.asarray(generated.measures)),
-        "reached_by_nearest": reached(grid, targets, np.asarray(neighbours.measures)),
-        "reached_by_originals": reached(grid, targets, np.asarray(originals.measures)),
-        "originals": len(originals.fitness),
+        "elites": len(distance),
+        "cells": len(present),
         "draws": draws,
-        "mem": float(errors[0].mean()),
-        "mem_nearest": float(errors[1].mean()),
-        "mem_difference": difference(ratios[0], ratios[1]).as_json(),
-        "reward_ratio": float(np.mean(generated.fitness) / worth),
-        "reward_ratio_nearest": float(np.mean(neighbours.fitness) / worth),
+        "distance": float(np.mean(distance)),
+        "edges": limits.tolist(),
+        "elites_by_distance": np.bincount(where, minlength=3).tolist(),
+        "rows": rows,
+        "mem_less_nearest": {way: difference(sums[way], sums[NEAREST]).as_json() for way in made},
     }

@@ -103,7 +103,7 @@ class Reconstruction:
             ("by diffusion alone", "without verified draws", False, metrics.get("blind")),
             ("on trained elites", "", False, metrics.get("trained")),
             ("on held-out elites", "never trained on", False, held_out),
-            ("in the held-out box", "never trained on", False, metrics.get("held_out_box")),
+            ("in the held-out region", "never trained on", False, metrics.get("held_out_box")),
             ("on unseen measures", "another evaluation's, not the labels trained on", False, metrics.get("unseen")),
             ("on uniform targets", "anywhere in the space", False, uniform),
             ("Noise alone", "the archive's measures, moved by as much as generated ones miss", False, noise),
@@ -121,7 +121,7 @@ class Reconstruction:
 def _arrays(
     context: Context, scores: Mapping[str, Score], uniform: Score, uniform_targets: np.ndarray
 ) -> dict[str, np.ndarray]:
-    grid, (low, high) = context.archive.grid, context.split.box
+    grid, (low, high) = context.archive.grid, context.split.region
     arrays = {
         "grid_shape": np.asarray(grid.regular.shape),
         "low": np.asarray(grid.low),

@@ -157,8 +157,8 @@ const MapView = (() => {
         const [x, y] = spot(panel, values.elites.at[i]);
         pen.beginPath(); pen.arc(x, y, 2.2 * f.dpr, 0, 7); pen.fill();
       }
-      if (map.box && panel.y !== null) {
-        const [x0, y0] = spot(panel, map.box[0]), [x1, y1] = spot(panel, map.box[1]);
+      for (const [low, high] of panel.y === null ? [] : map.boxes ?? []) {
+        const [x0, y0] = spot(panel, low), [x1, y1] = spot(panel, high);
         pen.strokeStyle = "#cc2f8f"; pen.lineWidth = 1.5 * f.dpr; pen.strokeRect(x0, y1, x1 - x0, y0 - y1);
       }
     }

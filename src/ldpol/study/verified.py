@@ -1,0 +1,144 @@
+"""Rows for the sceptic: is it the diffusion model, or would anything do that was evaluated as often?
+
+All of them get as many evaluations as the training that they stand beside spends on its verified draws, and answer a
+request with what came nearest to it in those.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldpol.baselines import cloned, verified
+from ldpol.baselines.verified import Requests
+from ldpol.distillation.config import DistillConfig, VerifyConfig, WeightsConfig
+from ldpol.distillation.dataset import elite_weights
+from ldpol.distillation.reliability import thin
+from ldpol.errors import UserError
+from ldpol.keys import key_for
+from ldpol.model.verified import choose_rows
+from ldpol.precision import Precision, compress, expand
+from ldpol.reference import BLANK
+from ldpol.study.context import StudyContext, describe, digest
+from ldpol.study.methods import Cloned, LatentDiffusion, Model, Subsampled, as_model
+from ldpol.types import Array
+
+
+def plays(config: VerifyConfig) -> int:
+    """Return how many evaluations a training spends on verified draws, per elite.
+
+    Raises:
+      UserError: if it spends none.
+    """
+    if not config.rounds:
+        raise UserError("a row that verifies its answers stands beside a training that does; set verify.rounds")
+    return config.rounds + config.further
+
+
+@dataclass(frozen=True)
+class VerifiedLatents:
+    """The decoder of a training with its verified draws, without denoiser: the nearest answers.
+
+    The draws are those of the training itself, so they took as many evaluations.
+
+    Attributes:
+      config: of the training; its precision should be the row's, for its decoder is rounded before it is verified.
+      precision: of the file.
+    """
+
+    kind: ClassVar[str] = "latents"
+    config: DistillConfig
+    precision: Precision = "float32"
+
+    def fit(self, context: StudyContext) -> Model:
+        """Distil the archive, and keep decoder and draws."""
+        made = context.trained(self.config)
+        table = compress(verified.fit_latents(made.generator), self.precision)
+        return as_model(table, verified.generate_from_latents, made.seconds)
+
+
+@dataclass(frozen=True)
+class VerifiedElites(Subsampled):
+    """As many well-chosen elites as fit into another model's bytes, by what they do once they are rounded.
+
+    All trained elites are rounded and evaluated as often as the other model's training evaluates draws; the means
+    decide which are kept, and which of those answers.
+    """
+
+    like: LatentDiffusion
+    precision: Precision = "int8"
+
+    def labels(self, context: StudyContext) -> tuple[Array, Array]:
+        """Return mean fitness `[N]` and measures `[N, M]` of the rounded elites."""
+        trained, count = context.split.trained, plays(self.like.config.verify)
+        rounded = jax.vmap(lambda one: expand(compress(one, self.precision)))(trained.policies)
+        hooks, about = context.hooks(f"verified-elites-{digest(self)}"), {"settings": describe(self)}
+        scores = []
+        for number in range(count):
+            key = jax.random.fold_in(key_for(context.key, "verified elites"), number)
+            title = f"rounded elites, to verify ({number + 1}/{count})"
+            found = hooks.remember(
+                f"verify-{number}",
+                about | {"round": number},
+                lambda: context.player(rounded, key, title=title, progress=hooks.progress),  # noqa: B023
+                BLANK,
+            )
+            scores.append(found.score)
+        fitness, measures = (np.mean([getattr(one, name) for one in scores], 0) for name in ("fitness", "measures"))
+        return jnp.asarray(fitness), jnp.asarray(measures)
+
+
+@dataclass(frozen=True)
+class VerifiedClone:
+    """A cloned policy that knows which of its requests achieve what: the best of as many tries per elite.
+
+    Requests are the elites' measures with the noise that the clone was trained with, and then, as in training the
+    generator, around elites that nothing has reached so far.
+
+    Attributes:
+      clone: the row it is made of.
+      verify: rounds, and rows that are kept.
+    """
+
+    kind: ClassVar[str] = "cloned"
+    clone: Cloned
+    verify: VerifyConfig = VerifyConfig()
+
+    def fit(self, context: StudyContext) -> Model:
+        """Clone the elites, ask for their measures, and keep what that achieved."""
+        made, trained = self.clone.fit(context), context.split.trained
+        given, achieved = self._ask(made.tree, context)
+        targets, width = np.asarray(trained.grid.scaled(trained.measures)), np.linalg.norm(trained.grid.sides)
+        rows = choose_rows(achieved, targets, self.verify.rows, width=self.verify.kernel * float(width))
+        requests = Requests(jnp.asarray(given[rows]), verified.round_measures(jnp.asarray(achieved[rows])))
+        tree = verified.VerifiedClone(made.tree, requests)
+        return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
+
+    def _ask(self, tree: cloned.Cloned, context: StudyContext) -> tuple[np.ndarray, np.ndarray]:
+        """Return the requests, uint8 `[R, M]` in 255ths, and what their policies achieved, `[R, M]` in [0, 1]."""
+        trained, count = context.split.trained, plays(self.verify)
+        hooks, about = context.hooks(f"verified-clone-{digest(self)}"), {"settings": describe(self)}
+        play = context.play_shared(cloned.apply, expand(tree))
+        targets = np.asarray(trained.grid.scaled(trained.measures))
+        weights = elite_weights(np.asarray(trained.fitness), targets, **asdict(WeightsConfig()))
+        given: list[np.ndarray] = []
+        achieved: list[np.ndarray] = []
+        for number in range(count):
+            key = jax.random.fold_in(key_for(context.key, "verified clone"), number)
+            noise_key, episode_key, thin_key = jax.random.split(key, 3)
+            first = number < self.verify.rounds
+            around = targets if first else targets[thin(np.concatenate(achieved), targets, weights, thin_key)]
+            noise = self.clone.config.noise * jax.random.normal(noise_key, around.shape)
+            given.append(np.asarray(verified.round_measures(jnp.asarray(around) + noise)))
+            styles = verified.styles_of(tree, given[-1])
+            title = f"requests to the clone, to verify ({number + 1}/{count})"
+            found = hooks.remember(
+                f"verify-{number}",
+                about | {"round": number},
+                lambda: context.player.over(play, styles, episode_key, title=title, progress=hooks.progress),  # noqa: B023
+                BLANK,
+            )
+            achieved.append(np.clip(np.asarray(trained.grid.scaled(np.asarray(found.score.measures))), 0.0, 1.0))
+        return np.concatenate(given), np.concatenate(achieved)

@@ -1,0 +1,162 @@
+"""What a sceptic would verify instead of draws of a diffusion model: tables that answer with what came nearest."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_generator import make_generator
+from toy import make_toy
+
+from ldpol import precision, storage
+from ldpol.archive import Archive, Grid
+from ldpol.baselines import cloned, verified
+from ldpol.baselines.cloned import ClonedConfig
+from ldpol.distillation import DistillConfig
+from ldpol.distillation.config import VerifyConfig
+from ldpol.errors import UserError
+from ldpol.hooks import Hooks
+from ldpol.keys import key_for
+from ldpol.model.verified import make_bank, round_draws
+from ldpol.networks import MLP
+from ldpol.player import make_player
+from ldpol.reference import split
+from ldpol.settings import revise
+from ldpol.study import StudyConfig, StudyContext, methods
+from ldpol.study.context import Trained, as_score, digest
+from ldpol.study.run import evaluate_model
+from ldpol.study.verified import VerifiedClone, VerifiedElites, VerifiedLatents
+from ldpol.train_loop import OptimiserConfig
+
+SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 2.0))
+BASE = revise(DistillConfig(), verify={"rounds": 2, "further": 1})
+
+
+@pytest.fixture(scope="module")
+def context():
+    """Random policies on the toy task whose stored measures are anything; nothing is ever trained on them."""
+    policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 20))
+    policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
+    measures = jax.random.uniform(jax.random.key(1), (20, 2))
+    archive = Archive(policies, jnp.linspace(1.0, 2.0, 20), measures, GRID, "toy", SHAPE)
+    task = make_toy(noise=0.5)
+    player = make_player(task, SHAPE.apply, episodes=2, chunk=8)
+    config = StudyConfig(base=BASE, fraction=0.2)
+    parts, key = split(archive, fraction=config.fraction), jax.random.key(3)
+    return StudyContext(config, parts, task, player, as_score(archive), key, lambda name: Hooks())
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """One with three verified draws, each of which did something else than was asked for."""
+    plain = make_generator(SHAPE, GRID)
+    latents = jax.random.normal(jax.random.key(7), (3, *plain.autoencoder.latent))
+    draws = round_draws(latents, jnp.array([[0.2, 0.2], [0.4, 0.4], [0.6, 0.6]]), jnp.full(latents.shape[-1], 0.0625))
+    achieved = np.array([[0.6, 0.8], [0.2, 0.8], [0.2, 0.2]])
+    how = {"quality": np.zeros(3), "log_weight": np.zeros(3), "trait_names": ("speed", "height")}
+    return dataclasses.replace(plain, bank=make_bank(draws, achieved, np.ones((3, 2)), **how), kernel=0.1)
+
+
+@pytest.mark.parametrize(("wanted", "row"), [((0.62, 1.7), 0), ((0.3, 1.5), 1), ((0.1, 0.1), 2)])
+def test_the_latent_that_came_nearest_is_decoded(generator, wanted, row):
+    """Nearest in what was achieved, scaled to the grid, not in what the decoder was given."""
+    table = verified.fit_latents(generator)
+    found = jax.jit(verified.generate_from_latents)(table, jax.random.key(0), jnp.array(wanted))
+    bank = generator.bank
+    latent, given = bank.levels[row] * bank.step, bank.given[row] / 255
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, generator.decode(latent, given))
+
+
+def test_a_table_of_latents_keeps_no_more_than_it_needs(generator, context):
+    """No denoiser and no traits; a row of it is as the study stores any other."""
+    made = dataclasses.replace(context, kept={f"training-{digest(BASE)}": Trained(generator, None, 7.0)})
+    model = VerifiedLatents(BASE, "int8").fit(made)
+    assert model.bytes == storage.nbytes(model.tree) < generator.nbytes and model.seconds == 7.0
+    assert model.tree.bank.table.shape == (3, 2) and model.tree.bank.table.dtype == jnp.uint8
+    wide = precision.expand(model.tree)
+    np.testing.assert_array_equal(wide.bank.measures, generator.bank.measures)
+    np.testing.assert_array_equal(wide.bank.step, generator.bank.step)  # a number that float16 holds
+    without = dataclasses.replace(generator, bank=None)
+    with pytest.raises(UserError, match="kept no verified draws"):
+        verified.fit_latents(without)
+
+
+def test_rounded_elites_are_chosen_by_what_they_did(context):
+    """Labels are means over as many plays as the training has rounds, of the policies as they are stored."""
+    like = methods.LatentDiffusion(BASE, "int8")
+    row, trained = VerifiedElites(like, "int8"), context.split.trained
+    rounded = jax.vmap(lambda one: precision.expand(precision.compress(one, "int8")))(trained.policies)
+    key = key_for(context.key, "verified elites")
+    plays = [context.player(rounded, jax.random.fold_in(key, number)).score for number in range(3)]
+    fitness, measures = row.labels(context)
+    np.testing.assert_allclose(measures, np.mean([one.measures for one in plays], 0), atol=1e-6)
+    np.testing.assert_allclose(fitness, np.mean([one.fitness for one in plays], 0), rtol=1e-5)
+    assert not np.allclose(measures, trained.measures, atol=0.05) and not np.allclose(plays[0].measures, measures)
+    budget = 6 * storage.nbytes(precision.compress(SHAPE.init(key), "int8"))
+    generator = make_generator(SHAPE, GRID)
+    made = dataclasses.replace(context, kept={f"training-{digest(BASE)}": Trained(generator, None, 0.0)})
+    whole = like.fit(made).bytes
+    model = row.fit(made)
+    assert model.bytes <= whole and len(model.tree.measures) <= len(trained) and whole > budget
+    kept = {tuple(one) for one in np.asarray(model.tree.measures).tolist()}
+    assert kept <= {tuple(one) for one in np.asarray(measures).tolist()}
+
+
+def test_a_training_that_verifies_nothing_has_no_equal(context):
+    row = VerifiedElites(methods.LatentDiffusion(revise(BASE, verify={"rounds": 0})), "int8")
+    with pytest.raises(UserError, match="set verify.rounds"):
+        row.labels(context)
+
+
+@pytest.fixture(scope="module")
+def clone_row(context):
+    """A row of a clone that was never trained, what its rounds left, and its model."""
+    sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4, noise=0.1)
+    params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), jnp.ones(2), jnp.ones(3))["params"]
+    tree = cloned.Cloned(jax.tree.map(lambda leaf: 3.0 * leaf, params), jnp.zeros(3), jnp.ones(3), sizes, 2, GRID)
+    plain, kept = methods.Cloned(sizes, OptimiserConfig(steps=1), "float16"), {}
+
+    def memo(name, depends_on, compute):
+        kept[name] = compute()
+        return kept[name]
+
+    name = f"clone-{digest(plain.config, plain.optimiser)}"
+    made = dataclasses.replace(context, kept={name: (tree, 5.0)}, hooks=lambda name: Hooks(memo=memo))
+    row = VerifiedClone(plain, VerifyConfig(rounds=2, further=1, rows=40))
+    return row, kept, row.fit(made), made
+
+
+def test_a_clone_is_evaluated_as_often_as_draws_are(clone_row, context):
+    """Three rounds of all trained elites; forty of the requests are kept, with what they achieved."""
+    _, kept, model, _ = clone_row
+    assert sorted(kept) == ["verify-0", "verify-1", "verify-2"]
+    achieved = np.concatenate([np.asarray(kept[name]["score"]["measures"]) for name in sorted(kept)])
+    assert achieved.shape == (3 * len(context.split.trained), 2) and len(achieved) > 40
+    requests = model.tree.requests
+    assert requests.given.shape == requests.achieved.shape == (40, 2)
+    possible = {tuple(one) for one in np.round(255 * GRID.scaled(achieved)).astype(int).tolist()}
+    assert {tuple(one) for one in np.asarray(requests.achieved).tolist()} <= possible
+    assert model.bytes == storage.nbytes(model.tree) and model.seconds == 5.0
+
+
+def test_a_clone_answers_with_the_request_that_came_nearest(clone_row):
+    """What is given to the clone is what achieved the target, not the target."""
+    _, _, model, _ = clone_row
+    requests = model.tree.requests
+    own = GRID.unscaled(np.asarray(requests.achieved[7], np.float32) / 255)
+    first = int(np.flatnonzero((np.asarray(requests.achieved) == np.asarray(requests.achieved[7])).all(1))[0])
+    style = jax.jit(model.generate)(model.tree, jax.random.key(0), jnp.asarray(own, jnp.float32))
+    clone = precision.expand(model.tree.clone)
+    expected = cloned.generate(clone, None, jnp.asarray(GRID.unscaled(np.asarray(requests.given[first]) / 255)))
+    for one, other in zip(style, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    seen = jnp.array([0.1, -0.3, 0.7])
+    action = model.apply(precision.expand(model.tree), style, seen)
+    np.testing.assert_allclose(action, cloned.apply(clone, expected, seen), atol=1e-5)
+
+
+def test_all_rows_can_be_evaluated(clone_row):
+    _, _, model, context = clone_row
+    score = evaluate_model(model, context)
+    assert score.measures.shape == (20, 2) and np.isfinite(score.fitness).all()
