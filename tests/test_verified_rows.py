@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_generator import make_generator
+from test_study import TINY, in_memory
 from toy import make_toy
 
-from ldpol import precision, storage
+from ldpol import precision, storage, study
 from ldpol.archive import Archive, Grid
 from ldpol.baselines import cloned, verified
 from ldpol.baselines.cloned import ClonedConfig
@@ -160,3 +161,31 @@ def test_all_rows_can_be_evaluated(clone_row):
     _, _, model, context = clone_row
     score = evaluate_model(model, context)
     assert score.measures.shape == (20, 2) and np.isfinite(score.fitness).all()
+
+
+def test_a_whole_study_of_rows_that_verify():
+    """One training for generator and table; what is kept is not evaluated again; a table has one answer each."""
+    plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
+    policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
+    policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
+    grid = Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
+    archive = Archive(policies, jnp.zeros(24), jnp.zeros((24, 2)), grid, "toy", plain)
+    base = revise(TINY, verify={"rounds": 1, "further": 1})
+    ours = methods.LatentDiffusion(base)
+    clone = methods.Cloned(ClonedConfig((8,), 8, 2, 4, 8, 4), TINY.autoencoder.optimiser)
+    rows = {"ours": ours, "table": VerifiedLatents(base), "elites": VerifiedElites(ours)}
+    rows["clone"] = VerifiedClone(clone, base.verify)
+    config, kept = StudyConfig(base=base, fraction=0.2, conditions=4, samples=2, states=4), {}
+    first = list(study.run(rows, archive, task, config, seeds=(0,), hooks=in_memory(kept)))
+    numbers = {one.name: one.numbers for one in first}
+    assert list(numbers) == ["ceiling", *rows] and numbers["ours"]["seconds"] == numbers["table"]["seconds"] > 0
+    assert max(numbers["table"]["bytes"], numbers["elites"]["bytes"]) <= numbers["ours"]["bytes"]
+    for name in ("table", "elites", "clone"):
+        assert numbers[name]["diversity"] == pytest.approx(0.0, abs=1e-6) and np.isfinite(numbers[name]["mem"])
+    for start in ("seed0/training-", "seed0/verified-elites-", "seed0/verified-clone-"):
+        assert sorted(part for name, part in kept if name.startswith(start) and "verify" in part) == [
+            *("verify-0", "verify-1")
+        ]
+    made = set(kept)
+    assert list(study.run(rows, archive, task, config, seeds=(0,), hooks=in_memory(kept))) == first
+    assert set(kept) == made

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, search, tasks
+    from ldpol import archive, distillation, errors, evaluation, hooks, player, reference, regions, search, tasks
     from ldpol.archive import (
         Archive,
         Grid,
@@ -77,6 +77,7 @@ __all__ = [
     "player",
     "reevaluate",
     "reference",
+    "regions",
     "replay",
     "search",
     "search_archive",
@@ -127,7 +128,18 @@ _HOMES = {
     ),
     "types": ("Behaviour", "Score"),
 }
-_ROOMS = ("archive", "distillation", "errors", "evaluation", "hooks", "player", "reference", "search", "tasks")
+_ROOMS = (
+    "archive",
+    "distillation",
+    "errors",
+    "evaluation",
+    "hooks",
+    "player",
+    "reference",
+    "regions",
+    "search",
+    "tasks",
+)
 
 
 def __getattr__(name: str) -> Any:

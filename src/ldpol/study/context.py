@@ -23,6 +23,7 @@ from ldpol.hooks import Hooks
 from ldpol.keys import key_for
 from ldpol.player import Player, score_policies
 from ldpol.reference import NO_BOX, Box, Split
+from ldpol.rollout import copied_to
 from ldpol.settings import check
 from ldpol.tasks import Task
 from ldpol.types import Array, Behaviour, Key, PyTree, Score
@@ -153,7 +154,7 @@ class StudyContext:
         def play(tree: PyTree, policies: PyTree, keys: Key) -> Behaviour:
             return score_policies(self.task, partial(apply, tree), policies, keys, **how)
 
-        return partial(play, tree)
+        return partial(play, jax.device_put(tree, copied_to(player.mesh)))
 
 
 def as_score(archive: Archive) -> Score:
