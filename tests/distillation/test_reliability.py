@@ -109,6 +109,7 @@ def test_kept_draws_are_what_was_evaluated():
     np.testing.assert_allclose(bank.measures, np.clip(again, 0, 1), atol=0.51 / 255)
     # Fitness of the game is the overshoot, 0 ... 0.11; the elites' are 0.00, 0.01, ..., 0.11.
     overshoot = np.asarray(play(policies, None).score.fitness)
+    np.testing.assert_allclose(bank.fitness, overshoot, atol=0.12 / 255)
     quality = np.asarray(bank.values)[:, bank.columns.index("quality")]
     np.testing.assert_allclose(quality, np.ceil(np.clip(overshoot * 100, 0, COUNT)) / COUNT, atol=1 / COUNT)
 
