@@ -53,7 +53,7 @@ test: $(STAMP) ## Run the tests
 
 e2e: $(STAMP) ## Test the explorer in a browser; needs chromium (Debian: apt-get install chromium)
 	$(PY) -m pip install --disable-pip-version-check --progress-bar off -q -c constraints.txt -e '.[e2e]'
-	$(PY) -m pytest -q tests/test_explore_browser.py $(ARGS)
+	$(PY) -m pytest -q tests/explore/test_explore_browser.py $(ARGS)
 
 lint: $(STAMP) ## Check style and formatting
 	$(PY) -m ruff check .
@@ -70,7 +70,7 @@ bench: $(STAMP) ## Measure speed and memory into results/
 fuzz: $(STAMP) ## Damage saved things in 1,000 ways and read them, into results/fuzz.json
 	cd tests && ../$(PY) -m campaign fuzz --out ../results/fuzz.json $(ARGS)
 
-chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json (half an hour on two cores)
+chaos: $(STAMP) ## Kill, race and starve stages and writers, into results/chaos.json, with the toy task
 	cd tests && ../$(PY) -m campaign chaos --toy --out ../results/chaos.json $(ARGS)
 
 constraints: ## Renew constraints.txt with the newest versions (use the oldest supported Python)

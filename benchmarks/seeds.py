@@ -25,6 +25,7 @@ SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_covera
 
 SUITES = (
     *("guidance", "composition", "free", "language", "quality", "sequencing", "held_out_region", "steadiness"),
+    "damage",
     "suite_seconds",
 )
 WAYS = ("generated", "nearest_elite", "lookahead")

@@ -350,6 +350,7 @@ OWN = {
     "hopper_uni": "QDax's MAP-Elites, hopper_uni",
     "pyribs": "pyribs, torch's order, walker2d",
     "maze": "final positions in a maze",
+    "ant": "ant, four measures, a tenth held out",
 }
 
 

@@ -46,7 +46,7 @@ def make_task() -> Task:
     )
 
 
-def main(steps: int = 400) -> dict:
+def main(steps: int = 200) -> dict:
     """Search, evaluate again, split, distil, evaluate."""
     task, keys = make_task(), jax.random.split(jax.random.key(0), 4)
     search = ldpol.SearchConfig("map_elites", 10, 10, (8,), map_elites=MapElitesConfig(batch=128))

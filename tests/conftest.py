@@ -35,6 +35,18 @@ def mesh(devices):
     return policy_mesh(devices)
 
 
+@pytest.fixture(scope="module")
+def toy():
+    """For the explorer: its toy in place of the task that a file names."""
+    from explored import drawn
+
+    from ldpol import sample
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.dimensions))
+        yield
+
+
 class Walker(NamedTuple):
     """A short walker2d task with deterministic starts, small random policies, and what they did for 120 steps."""
 

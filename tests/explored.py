@@ -6,8 +6,8 @@ import io
 import jax
 import jax.numpy as jnp
 import numpy as np
+from language.test_reader import LANGUAGE
 from test_generator import AUTOENCODER, NETWORK
-from test_reader import LANGUAGE
 from toy import make_toy
 
 from ldpol import archive as archives

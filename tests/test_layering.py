@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("reference", "search"),
     ("model",),
     ("language",),
-    ("generator_settings",),
+    ("generator_settings", "generator_requests", "generator_export"),
     ("generator",),
     ("generator_file",),
     ("distillation", "planning"),

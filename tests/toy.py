@@ -1,5 +1,8 @@
 """A task whose every episode can be worked out by hand, so that most tests need no physics engine."""
 
+import dataclasses
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +74,12 @@ def make_toy(
 def push(params, observation):
     """The policy of most tests: its parameters `[2]` are its action."""
     return params
+
+
+def traced_once(player):
+    """Return a player that refuses to be traced twice, whatever it evaluates."""
+    chex.clear_trace_counter()
+    return dataclasses.replace(player, play=jax.jit(chex.assert_max_traces(player.play.__wrapped__, n=1)))
 
 
 def play_by_hand(action, start=(0.0, 0.0), episode_length=20, bonus=0.0):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ldpol.models import list_models
     from ldpol.network_reader import network
     from ldpol.networks import MLP, CustomNetwork
+    from ldpol.planning.adaptation import Adaptation, AdaptConfig, adapt
     from ldpol.player import Player, make_player
     from ldpol.reference import Split, reevaluate, split
     from ldpol.rollout import RolloutConfig
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MLP",
+    "AdaptConfig",
+    "Adaptation",
     "Archive",
     "Behaviour",
     "CustomNetwork",
@@ -54,6 +57,7 @@ __all__ = [
     "Task",
     "UserError",
     "Voronoi",
+    "adapt",
     "archive",
     "distill",
     "distillation",
@@ -107,6 +111,7 @@ _HOMES = {
     "generator_file": ("load",),
     "hooks": ("Hooks",),
     "models": ("list_models",),
+    "planning.adaptation": ("AdaptConfig", "Adaptation", "adapt"),
     "player": ("Player", "make_player"),
     "network_reader": ("network",),
     "networks": ("MLP", "CustomNetwork"),

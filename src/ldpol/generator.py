@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jax import export as jax_export
 
 from ldpol import storage
 from ldpol.archive import Tessellation
 from ldpol.errors import UserError
+from ldpol.generator_export import serialise
+from ldpol.generator_requests import check_quality, check_text, scale_measures
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
@@ -32,8 +31,6 @@ from ldpol.precision import Precision, compress
 from ldpol.types import Array, Key, Params, PyTree
 
 KIND = "generator"
-PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-"""What `jax.export` lowers for; it takes other names without a word and writes what no machine can run."""
 
 
 @struct.dataclass
@@ -87,7 +84,7 @@ class PolicyGenerator:
     @property
     def words(self) -> int:
         """Size L of the text token, 0 for a model without language."""
-        return len(self.language.claims) if self.language else 0
+        return len(self._claims)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -107,53 +104,15 @@ class PolicyGenerator:
         Raises:
           UserError: for the wrong shapes, text without language or, outside of jit, values outside their bounds.
         """
-        count = len(self.measure_names)
-        if text is not None and text.shape != (self.words,):
-            raise UserError(
-                f"this model of {self.task} was trained without language; ask for measures"
-                if not self.words
-                else f"expected the {self.words} numbers that `read` makes of one sentence, found shape {text.shape}"
-            )
-        if quality is not None and not isinstance(quality, jax.core.Tracer):
-            if not (np.isnan(float(quality)) or 0 <= float(quality) <= 1):
-                raise UserError(f"quality is a quantile of the archive's fitness in [0, 1], found {float(quality):g}")
-        scaled = jnp.full(count, jnp.nan) if measures is None else self._scaled(measures)
+        if text is not None:
+            check_text(text, self.words, self.task)
+        check_quality(quality)
+        measures = jnp.full(len(self.measure_names), jnp.nan) if measures is None else measures
+        scaled = scale_measures(measures, self.measure_names, self.grid)
         return make_condition(scaled, quality, text, words=self.words)
 
-    def _scaled(self, measures: Array) -> Array:
-        """Scale measures `[M]` in task units to [0, 1]."""
-        count = len(self.measure_names)
-        measures = jnp.asarray(measures, jnp.float32)
-        if measures.shape != (count,):
-            raise UserError(
-                f"expected {count} measures ({', '.join(self.measure_names)}), found shape {measures.shape}; "
-                "for a batch, jax.vmap over keys and measures"
-            )
-        if not isinstance(measures, jax.core.Tracer):
-            outside = [
-                f"{name} = {value:g} (allowed {low:g} to {high:g})"
-                for name, value, low, high in zip(
-                    # NumPy's, because an element of a constant is a tracer inside of jit.
-                    self.measure_names,
-                    np.asarray(measures).tolist(),
-                    self.grid.low,
-                    self.grid.high,
-                    strict=True,
-                )
-                if value < low or value > high
-            ]
-            if outside:
-                raise UserError(f"measures outside their bounds: {'; '.join(outside)}")
-        return self.grid.scaled(measures)
-
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
-        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
-
-        Args:
-          x: `[h, w, C]` the noisy image.
-          t: `[]` its noise level.
-          condition: what is asked for.
-        """
+        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function."""
         network = partial(make_network(self.network, self.image_shape).apply, {"params": self.denoiser})
         denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
         return denoise(x, t, condition)
@@ -206,14 +165,17 @@ class PolicyGenerator:
             full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, full, condition, denoise, steps, method)
-        bank, claims = self._bank(verified), self.language.claims if self.language else ()
-        return answer_verified(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=claims)
+        return answer_verified(
+            bank_key, self._bank(verified), condition, Kernel(self.kernel), drawn, claims=self._claims
+        )
+
+    @property
+    def _claims(self) -> tuple[tuple[str, float, float], ...]:
+        return self.language.claims if self.language else ()
 
     def _bank(self, verified: bool | None) -> VerifiedBank | None:
         if verified and self.bank is None:
-            raise UserError(
-                "this model has no verified draws; sample with verified=False, or distil with verify.rows > 0"
-            )
+            raise UserError("this model has no verified draws; use verified=False, or distil with verify.rows > 0")
         return None if verified is False else self.bank
 
     def decode(self, latent: Array, measures: Array) -> Params:
@@ -287,9 +249,7 @@ class PolicyGenerator:
         Args:
           key: one key, one set.
           count: n.
-          measures: as in `sample`, like the other arguments.
-          quality: which quantile of fitness.
-          text: what `read` made of a sentence.
+          measures, quality, text: as in `sample`.
           verified: False is diffusion alone: n independent draws.
           how: guidance, steps, method and impute.
 
@@ -304,11 +264,8 @@ class PolicyGenerator:
         condition, bank = self.condition(measures, quality=quality, text=text), self._bank(verified)
         bank_key, *keys = jax.random.split(key, count + 1)
         draw = partial(self.sample_latent, condition=condition, verified=False, **how)
-        latents, given, _ = jax.vmap(draw)(jnp.stack(keys))
-        claims = self.language.claims if self.language else ()
-        latents, given, source = answer_set(
-            bank_key, bank, condition, Kernel(self.kernel), (latents, given), claims=claims
-        )
+        drawn = jax.vmap(draw)(jnp.stack(keys))[:2]
+        latents, given, source = answer_set(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=self._claims)
         return jax.vmap(self.decode)(latents, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
@@ -366,8 +323,7 @@ class PolicyGenerator:
           key: one key per policy.
           measures: `[K, M]` K conditions in task units; NaN leaves a measure free.
           scales: `[K]` their strengths.
-          steps: integration steps.
-          method: `ddim`, `heun` or `ancestral`.
+          steps, method: as in `sample`.
 
         Raises:
           ValueError: if measures have the wrong shape, there is not one scale per condition, or, outside of jit,
@@ -421,16 +377,13 @@ class PolicyGenerator:
     def export(self, path: Path | str, *, platforms: tuple[str, ...] = ("cpu", "cuda")) -> None:
         """Write a `jax.export` artifact that needs only jax to run.
 
-        The exported function is `(keys [B, 2] uint32, measures [B, M]) -> policies`, a pytree of nested dicts with a
+        It is `(keys [B, 2] uint32, measures [B, M]) -> policies`, a pytree of nested dicts with a
         leading axis B of any size; keys are raw key data (`jax.random.key_data`), NaN leaves a measure free. Read it
         with `jax.export.deserialize(bytearray(open(path, "rb").read())).call`.
 
         Raises:
           ValueError: if a platform is unknown to jax.
         """
-        if not platforms or set(platforms) - set(PLATFORMS):
-            raise UserError(f"platforms must be some of {', '.join(PLATFORMS)}, found {platforms}")
-        batch = jax_export.symbolic_shape("b")[0]
 
         def generate(keys: Array, measures: Array) -> Params:
             def one(key: Array, target: Array) -> Params:
@@ -439,8 +392,4 @@ class PolicyGenerator:
 
             return jax.vmap(one)(keys, measures)
 
-        exported = jax_export.export(jax.jit(generate), platforms=platforms)(
-            jax.ShapeDtypeStruct((batch, 2), jnp.uint32),
-            jax.ShapeDtypeStruct((batch, len(self.measure_names)), jnp.float32),
-        )
-        storage.write_bytes(Path(path), bytes(exported.serialize()))
+        storage.write_bytes(Path(path), serialise(generate, len(self.measure_names), platforms))

@@ -69,7 +69,8 @@ def make_optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
 
 def start_state(config: OptimiserConfig, params: PyTree) -> TrainState:
     """Return the state before the first step."""
-    return TrainState(params, params, make_optimiser(config).init(params), jnp.asarray(0))
+    # One program for all tensors: made one by one, each shape would be compiled by itself.
+    return TrainState(params, params, jax.jit(make_optimiser(config).init)(params), jnp.asarray(0))
 
 
 def advance(config: OptimiserConfig, state: TrainState, gradient: PyTree) -> TrainState:
@@ -117,7 +118,12 @@ def run_steps(step: Step, state: TrainState, key: Key, data: PyTree, steps: int)
 
 def place(state: TrainState, mesh: Mesh | None = None) -> TrainState:
     """Copy a state to the devices that train: its buffers are given to the loop, and the caller may hold the same."""
-    return jax.tree.map(jnp.copy, jax.device_put(state, copied_to(training_mesh() if mesh is None else mesh)))
+    return _copies(jax.device_put(state, copied_to(training_mesh() if mesh is None else mesh)))
+
+
+@jax.jit
+def _copies(state: TrainState) -> TrainState:
+    return jax.tree.map(jnp.copy, state)
 
 
 def fit(

@@ -54,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options.only.split(",")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored, by all commands
     module = "campaign.toy_stage" if options.toy else "ldpol.experiments"
+    # Before anything is written: the file of the table is itself under version control.
+    made_by = session.provenance({"config": options.config}, options.seed)
     rows: dict[str, Any] = {}
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
@@ -78,18 +80,15 @@ def main(arguments: list[str] | None = None) -> int:
                 rows[name] = {"error": str(error)[-1000:], "bad": 1}
             say(f"{name}: { ({key: value for key, value in rows[name].items() if key != 'moments'}) }")
             if options.out is not None:
-                _write(options, rows, stages, time.monotonic() - begun)
+                table = describe(rows, stages, "toy" if options.toy else "physics", time.monotonic() - begun)
+                storage.write_json(options.out, table | made_by)
     return 1 if any(row["bad"] for row in rows.values()) else 0
 
 
-def _write(options: argparse.Namespace, rows: dict[str, Any], stages: Stages | None, seconds: float) -> None:
+def describe(rows: dict[str, Any], stages: Stages | None, task: str, seconds: float) -> dict[str, Any]:
+    """Return what has been found so far, with the sums over all scenarios."""
     totals = {name: sum(found.get(name, 0) for found in rows.values()) for name in (*WRONG, "bad")}
-    about = {
-        "task": "toy" if options.toy else "physics",
-        "seconds": round(seconds),
-        "totals": totals,
-        "scenarios": rows,
-    }
+    found: dict[str, Any] = {"task": task, "seconds": round(seconds), "totals": totals, "scenarios": rows}
     if stages is not None:
-        about["reference_seconds"] = {stage: round(value, 1) for stage, value in stages.seconds.items()}
-    storage.write_json(options.out, about | session.provenance({"config": options.config}, options.seed))
+        found["reference_seconds"] = {stage: round(value, 1) for stage, value in stages.seconds.items()}
+    return found

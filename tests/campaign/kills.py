@@ -13,7 +13,7 @@ import numpy as np
 from campaign.outcomes import outcome, row, say
 from campaign.stages import Stages
 
-PER_WORKDIR = 3
+PER_WORKDIR = 4
 """Hits in a row before a stage may run to its end."""
 
 

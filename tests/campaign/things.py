@@ -34,8 +34,8 @@ def read_archive(folder: Path) -> Any:
 
 
 def make_model(folder: Path) -> None:
+    from model.test_verified import make as make_draws
     from test_generator import make_generator
-    from test_verified import make as make_draws
 
     model = make_generator(SHAPE, GRID)
     _, bank = make_draws(model.autoencoder.latent)
@@ -58,8 +58,8 @@ def read_policy(folder: Path) -> Any:
 
 
 def make_run(folder: Path) -> None:
-    from test_report import add_suites
-    from test_report import make_run as make
+    from report.test_report import add_suites
+    from report.test_report import make_run as make
 
     add_suites(folder, make(folder))
     make_archive(folder / "archive")

@@ -16,8 +16,8 @@ def keep_draws(
 ) -> VerifiedBank:
     """Keep the draws that answer the most requests.
 
-    A draw answers as often as training draws elites, by what its policy did: the better of those that behave alike, and
-    rare behaviours, more often.
+    A draw is weighed as training weighs elites, but by what its policy did: the better of those that behave alike, and
+    rare behaviours, answer more often.
 
     Args:
       verified: R draws around the N elites.
@@ -29,15 +29,14 @@ def keep_draws(
     grid, score, traits = archive.grid, verified.behaviour.score, np.asarray(verified.behaviour.traits)
     achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
     found = np.asarray(score.fitness), achieved
-    often = elite_weights(*found, quality=weights.quality, balance=weights.balance, radius=weights.radius)
+    often = elite_weights(*found, quality=config.quality, balance=weights.balance, radius=weights.radius)
     log_weight = np.log(often + 1e-6)
     width = config.kernel * float(np.linalg.norm(grid.sides))
     targets = np.asarray(grid.scaled(archive.measures))
     kept = choose_rows(achieved, targets, config.rows, width=width, log_weight=log_weight)
-    fitness = np.sort(np.asarray(archive.fitness))
-    quality = (np.searchsorted(fitness, score.fitness) / len(fitness)).astype(np.float32)
+    elites, fitness = np.sort(np.asarray(archive.fitness)), np.asarray(score.fitness)
+    quality = (np.searchsorted(elites, fitness) / len(elites)).astype(np.float32)
     names = [column.name for column in columns(task)] if traits.shape[-1] else []
     draws = RoundedDraws(verified.draws.levels[kept], verified.draws.step, verified.draws.measures[kept])
-    return make_bank(
-        draws, achieved[kept], traits[kept], quality=quality[kept], log_weight=log_weight[kept], trait_names=names
-    )
+    of_rows = {"quality": quality[kept], "log_weight": log_weight[kept], "fitness": fitness[kept]}
+    return make_bank(draws, achieved[kept], traits[kept], **of_rows, trait_names=names)

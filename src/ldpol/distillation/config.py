@@ -126,18 +126,21 @@ class VerifyConfig:
       further: rounds of as many after those, around the elites whose measures no draw has reached so far.
       tolerance: errors by so many median errors count as large.
       rows: verified draws that the generator keeps; 0 for a generator without.
-      kernel: standard deviation of what may answer a request, in diagonals of a cell.
+      quality: preference for fitness among draws that behave alike, as in `WeightsConfig`.
+      kernel: standard deviation of what answers a request, in diagonals of a cell; how far at most, says
+        `answering.REACH`.
     """
 
     rounds: int = 2
     further: int = 2
     tolerance: float = 1.0
-    rows: int = 1536
-    kernel: float = 0.43
+    rows: int = 3072
+    quality: float = 1.4
+    kernel: float = 0.14
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self, least={"rounds": 0, "further": 0, "rows": 0}, above={"tolerance": 0, "kernel": 0})
+        check(self, least={"rounds": 0, "further": 0, "rows": 0, "quality": 0}, above={"tolerance": 0, "kernel": 0})
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def train(
     verified = verify_draws(
         posterior,
         data.measures,
+        data.weights,
         decode=partial(make_decode(network, training.architecture), stored),
         player=player,
         grid=archive.grid,

@@ -42,6 +42,7 @@ class VerifiedDraws(NamedTuple):
 def verify_draws(
     posterior: Posterior,
     measures: Array,
+    weights: Array,
     *,
     decode: Callable[[Array, Array], Params],
     player: Player | None,
@@ -57,6 +58,7 @@ def verify_draws(
     Args:
       posterior: of the elites' latents.
       measures: `[N, M]` what the elites do, scaled to [0, 1].
+      weights: `[N]` how often training draws each elite.
       decode: `(latents [B, h, w, c], measures [B, M]) -> policies`, compiled; the decoder as it is going to be stored.
       player: evaluates policies; None without rounds.
       grid: of the archive.
@@ -71,14 +73,15 @@ def verify_draws(
     """
     if player is None or not config.rounds:
         return None
-    step, targets = latent_step(posterior.mean, posterior.deviation), np.asarray(measures)
+    step = latent_step(posterior.mean, posterior.deviation)
+    targets, often = np.asarray(measures), np.asarray(weights)
     rounds: list[tuple[RoundedDraws, Behaviour]] = []
     around: list[np.ndarray] = []
     achieved: list[np.ndarray] = []
     for number in range(config.rounds + config.further):
         latent_key, label_key, episode_key, thin_key = jax.random.split(jax.random.fold_in(key, number), 4)
         every = np.arange(len(targets))
-        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, thin_key))
+        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, often, thin_key))
         near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
         drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
@@ -122,18 +125,20 @@ def nearest(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return achieved[np.concatenate(found)]
 
 
-def thin(achieved: np.ndarray, targets: np.ndarray, key: Key) -> np.ndarray:
+def thin(achieved: np.ndarray, targets: np.ndarray, weights: np.ndarray, key: Key) -> np.ndarray:
     """Choose elites to draw around, N of them with repeats: the more often, the worse they are answered so far.
 
-    As often as the squared distance from an elite's measures to the nearest that was achieved, by systematic
-    resampling.
+    As often as their weight in training times the distance from their measures to the nearest that was achieved, by
+    systematic resampling.
 
     Args:
       achieved: `[R, M]` by draws.
       targets: `[N, M]` measures of the elites.
+      weights: `[N]` of the elites.
       key: decides where the resampling begins.
     """
-    share = np.cumsum(((targets - nearest(achieved, targets)) ** 2).sum(-1) + 1e-12)
+    gap = np.linalg.norm(targets - nearest(achieved, targets), axis=-1)
+    share = np.cumsum(weights * gap + 1e-12)
     places = (np.arange(len(targets)) + float(jax.random.uniform(key))) / len(targets)
     return np.searchsorted(share / share[-1], places).clip(0, len(targets) - 1)
 

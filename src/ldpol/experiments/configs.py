@@ -47,7 +47,7 @@ def base(task: str) -> Config:
     # Two corners, or as many low corners as high ones for a region of several boxes.
     config.train.held_out = ConfigDict({"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)})
     config.train.update(steps_per_call=200, checkpoint_seconds=20.0)
-    # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness) take minutes more.
+    # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness, damage) take minutes.
     config.eval = ConfigDict({"suites": ("reconstruction",), "episodes": DistillConfig.episodes})
     for name, suite in SUITES.items():
         section = as_section(suite(), "rollout")
@@ -120,7 +120,7 @@ def all_suites(config: Config) -> list[Suite]:
     """Return all suites with their settings, in reading order."""
     made: list[Suite] = []
     for name, suite in SUITES.items():
-        elsewhere = {"rollout": rollout_of(config)} if name == "sequencing" else {}
+        elsewhere = {"rollout": rollout_of(config)} if "rollout" in typing.get_type_hints(suite) else {}
         section, path = (config.eval, "eval") if name == "reconstruction" else (config.eval[name], f"eval.{name}")
         made.append(build(suite, section, path, **elsewhere))
     return made

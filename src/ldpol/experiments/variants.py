@@ -3,7 +3,7 @@
 import difflib
 
 from ldpol.distillation import published
-from ldpol.experiments.configs import SHARED, Config, as_section, distill_of
+from ldpol.experiments.configs import SHARED, SUITES, Config, as_section, distill_of
 from ldpol.search.archive_search import SEARCHES, SearchConfig
 
 SCALES = ("cpu", "smoke", "gpu", "paper")
@@ -47,8 +47,7 @@ def vary(config: Config, variant: str) -> Config:
 
 def _smoke(config: Config) -> None:
     """Everything once, in about a minute; the numbers mean nothing."""
-    names = ("reconstruction", "guidance", "composition", "language", "sequencing", "held_out_region", "steadiness")
-    config.eval.suites = names
+    config.eval.suites = tuple(SUITES)
     config.task.episode_length = 50
     config.policy.hidden = (16, 16)
     config.rollout.chunk = 64
@@ -80,6 +79,7 @@ def _smoke(config: Config) -> None:
     )
     config.eval.held_out_region.draws = 1
     config.eval.steadiness.plays = 2
+    config.eval.damage.update(trials=4, repeats=2, episodes=2, strengths=(0.5,), gravity=(), friction=(), chunk=32)
 
 
 def _accelerator(config: Config) -> None:

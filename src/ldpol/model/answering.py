@@ -15,7 +15,7 @@ SOFTNESS = 0.01
 """Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
 LEAST = 50.0
 """A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
-REACH = 2.0
+REACH = 6.0
 """Kernel widths within which a row answers."""
 CANDIDATES = 4
 """Rows among which each policy of a set is chosen."""
@@ -89,7 +89,7 @@ def answer_verified(
       key: one key, one row.
       bank: the rows; None answers nothing.
       condition: what is asked for.
-      kernel: widths; the bank answers where a row lies within two of them.
+      kernel: widths; the bank answers where a row lies within `REACH` of them.
       drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
       claims: of the model's language.
 
@@ -124,7 +124,7 @@ def answer_set(
       key: one key, one set.
       bank: the rows; None answers nothing.
       condition: what is asked for.
-      kernel: widths; rows answer that lie within two of them.
+      kernel: widths; rows answer that lie within `REACH` of them.
       drawn: latents `[n, h, w, c]` and measures `[n, M]` to decode otherwise: draws of the diffusion model.
       claims: of the model's language.
 
@@ -139,7 +139,7 @@ def answer_set(
     near = (distance <= REACH * kernel.measures) & (logits >= logits.max() - 0.5 * LEAST)
     drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
     order, rows = jax.lax.top_k(drawing, min(CANDIDATES * count, len(bank)))
-    possible, features = jnp.isfinite(order), _features(bank)[rows]
+    possible, features = jnp.isfinite(order), bank.features[rows]
 
     def choose(gap: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         best = jnp.argmax(gap)
@@ -162,10 +162,3 @@ def row_distances(bank: VerifiedBank, condition: Condition) -> Array:
 def row_content(bank: VerifiedBank, row: Array) -> tuple[Array, Array]:
     """Return the latent `[h, w, c]` of one row and the measures `[M]` to decode it with."""
     return bank.levels[row].astype(jnp.float32) * bank.step, bank.given[row].astype(jnp.float32) / LEVELS
-
-
-def _features(bank: VerifiedBank) -> Array:
-    """Return what rows did beside the measures, `[R, C]`, each trait scaled to [0, 1]; the measures without traits."""
-    table = bank.table.astype(jnp.float32) / LEVELS
-    traits = [i for i, name in enumerate(bank.columns) if i >= bank.count and name not in (QUALITY, WEIGHT)]
-    return table[:, np.array(traits)] if traits else table[:, : bank.count]

@@ -18,7 +18,7 @@ from ldpol.types import Array
 
 LEVELS = 255
 """Of a table's column, between its least and largest value: a measure is kept to 0.002 of its range."""
-QUALITY, WEIGHT = "quality", "log weight"
+QUALITY, WEIGHT, FITNESS = "quality", "log weight", "fitness"
 RANKS = 64
 """Draws that may be kept for the sake of one target."""
 
@@ -68,7 +68,8 @@ class VerifiedBank:
       table: uint8 `[R, K]` what the policies achieved, see `columns`.
       low, high: `[K]` what levels 0 and 255 of each column are worth.
       columns: K names: the measures (scaled to [0, 1]), the task's traits and measures in their units where it has
-        traits, the quantile of fitness among the elites, and the log of how often a row is drawn.
+        traits, the quantile of fitness among the elites, the log of how often a row is drawn, and the fitness, which
+        banks of older files lack.
     """
 
     levels: Array
@@ -97,6 +98,18 @@ class VerifiedBank:
         """`[R, M]` achieved, scaled to [0, 1]."""
         return self.values[:, : self.count]
 
+    @property
+    def features(self) -> Array:
+        """`[R, C]` how the policies move: each trait scaled to [0, 1]; the measures for a task without traits."""
+        apart = (QUALITY, WEIGHT, FITNESS)
+        traits = [i for i, name in enumerate(self.columns) if i >= self.count and name not in apart]
+        return self.table[:, np.array(traits or range(self.count))].astype(jnp.float32) / LEVELS
+
+    @property
+    def fitness(self) -> Array | None:
+        """`[R]` achieved, in the task's units; None for a bank of an older file."""
+        return self.values[:, self.columns.index(FITNESS)] if FITNESS in self.columns else None
+
 
 def make_bank(
     draws: RoundedDraws,
@@ -106,6 +119,7 @@ def make_bank(
     quality: np.ndarray,
     log_weight: np.ndarray,
     trait_names: Sequence[str],
+    fitness: np.ndarray | None = None,
 ) -> VerifiedBank:
     """Put a table together.
 
@@ -116,11 +130,14 @@ def make_bank(
       quality: `[R]` quantiles of their fitness among the elites.
       log_weight: `[R]` how often each is drawn.
       trait_names: C names.
+      fitness: `[R]` achieved, in the task's units; None leaves the column out.
 
     Raises:
       UserError: if a value is not finite.
     """
-    values = np.concatenate([measures, traits, quality[:, None], log_weight[:, None]], 1).astype(np.float32)
+    worth = [] if fitness is None else [fitness]
+    single = np.stack([quality, log_weight, *worth], 1)
+    values = np.concatenate([measures, traits, single], 1).astype(np.float32)
     if not np.isfinite(values).all():
         raise UserError(f"{(~np.isfinite(values)).any(1).sum()} of {len(values)} verified draws hold NaN or infinity")
     low, high = values.min(0), values.max(0)
@@ -128,6 +145,7 @@ def make_bank(
     span = np.maximum(high - low, 1e-6)
     table = np.clip(np.round((values - low) / span * LEVELS), 0, LEVELS).astype(np.uint8)
     names = (*(f"measure {i}" for i in range(measures.shape[1])), *trait_names, QUALITY, WEIGHT)
+    names = (*names, FITNESS) if worth else names
     given = jnp.round(draws.measures * LEVELS).astype(jnp.uint8)
     bounds = jnp.asarray(low), jnp.asarray(low + span)
     return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)

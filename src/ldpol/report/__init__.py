@@ -122,6 +122,8 @@ def suite_figures_of(run: Run) -> dict[str, Figure]:
         )
         settle = int(metrics["sequencing"].get("settle", 0))
         made["sequence_traces"] = suite_figures.sequence_traces(names, run.traces["targets"], measures, alive, settle)
+    if metrics.get("damage"):
+        made["recovery"] = suite_figures.recovery_curves(metrics["damage"])
     return made
 
 

@@ -7,15 +7,18 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ldpol.evaluation.suites import damage
 from ldpol.evaluation.suites.guidance import guidance_verdict
 from ldpol.report.canvas import (
     CEILING,
     GENERATED,
+    HELD_OUT,
     INK,
     MUTED,
     REFERENCE,
     STORED,
     Floats,
+    add_legend,
     draw_line,
     make_canvas,
 )
@@ -129,4 +132,19 @@ def sequence_bars(result: Mapping[str, Any]) -> Figure:
         )
         axis.set_title(title, fontsize=11, color=INK, loc="left")
         axis.set_ylim(bottom=0)
+    return figure
+
+
+def recovery_curves(found: Mapping[str, Any]) -> Figure:
+    """What is found on damaged robots, against the trials that it takes, one line a way of searching."""
+    colours = {damage.BANK: GENERATED, damage.ARCHIVE: CEILING, damage.SAME_BYTES: HELD_OUT, damage.RANDOM: STORED}
+    last, ways = found["ways"][damage.BANK]["curve"][-1], len(found["damages"])
+    message = f"After damage: {last:.0f} from {found['trials']} trials, where the healthy champion is left with "
+    figure, ((axis,),) = make_canvas(1, 1, 3.6, f"{message}{found[damage.CHAMPION]:.0f}")
+    trials = np.arange(1, found["trials"] + 1, dtype=float)
+    axis.axhline(found[damage.CHAMPION], color=REFERENCE, lw=1.4, ls=(0, (4, 3)), label="The champion, no trial")
+    for way, (title, _) in damage.WAYS.items():
+        draw_line(axis, trials, np.asarray(found["ways"][way]["curve"]), color=colours[way], label=title)
+    axis.set(xlabel="trials, an episode each", ylabel=f"fitness, mean of {ways} damages")
+    add_legend(axis, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

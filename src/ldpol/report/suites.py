@@ -16,8 +16,10 @@ CAPTIONS = {
     "95 % intervals over sequences.",
     "sequence_traces": "The first of the random sequences. Black: the measures asked for. Curves: running means over "
     "the episodes that last. Grey: steps after a switch that do not count. Below: the share of episodes that last.",
+    "recovery": "After each trial, the policy of those tried with the highest expectation (of random draws, highest "
+    "outcome), judged by other episodes than those of the trials.",
 }
-FIGURES = {"guidance": ("guidance",), "sequencing": ("sequences", "sequence_traces")}
+FIGURES = {"guidance": ("guidance",), "sequencing": ("sequences", "sequence_traces"), "damage": ("recovery",)}
 
 
 def sections(metrics: Mapping[str, Any], images: Mapping[str, tuple[str, bytes]]) -> str:

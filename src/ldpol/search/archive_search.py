@@ -92,7 +92,7 @@ class SearchConfig:
 
     search: Literal["hybrid", "map_elites", "ppga"] = "hybrid"
     cells: int = 50
-    iterations: int = 120
+    iterations: int = 200
     hidden: tuple[int, ...] = (64, 64)
     map_elites: MapElitesConfig = MapElitesConfig()
     hybrid: HybridConfig = HybridConfig()

@@ -4,7 +4,7 @@ All of them get as many evaluations as the training that they stand beside spend
 request with what came nearest to it in those.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import jax
@@ -13,7 +13,8 @@ import numpy as np
 
 from ldpol.baselines import cloned, verified
 from ldpol.baselines.verified import Requests
-from ldpol.distillation.config import DistillConfig, VerifyConfig
+from ldpol.distillation.config import DistillConfig, VerifyConfig, WeightsConfig
+from ldpol.distillation.dataset import elite_weights
 from ldpol.distillation.reliability import thin
 from ldpol.errors import UserError
 from ldpol.keys import key_for
@@ -121,13 +122,14 @@ class VerifiedClone:
         hooks, about = context.hooks(f"verified-clone-{digest(self)}"), {"settings": describe(self)}
         play = context.play_shared(cloned.apply, expand(tree))
         targets = np.asarray(trained.grid.scaled(trained.measures))
+        weights = elite_weights(np.asarray(trained.fitness), targets, **asdict(WeightsConfig()))
         given: list[np.ndarray] = []
         achieved: list[np.ndarray] = []
         for number in range(count):
             key = jax.random.fold_in(key_for(context.key, "verified clone"), number)
             noise_key, episode_key, thin_key = jax.random.split(key, 3)
             first = number < self.verify.rounds
-            around = targets if first else targets[thin(np.concatenate(achieved), targets, thin_key)]
+            around = targets if first else targets[thin(np.concatenate(achieved), targets, weights, thin_key)]
             noise = self.clone.config.noise * jax.random.normal(noise_key, around.shape)
             given.append(np.asarray(verified.round_measures(jnp.asarray(around) + noise)))
             styles = verified.styles_of(tree, given[-1])

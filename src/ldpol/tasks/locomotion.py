@@ -83,6 +83,8 @@ def make_task(
     episode_length: int = 500,
     reset_noise: float | None = None,
     terminate: bool = True,
+    gravity: float = 1.0,
+    friction: float = 1.0,
 ) -> Task:
     """Build a task by name.
 
@@ -93,9 +95,10 @@ def make_task(
       reset_noise: half-width of the uniform noise on the initial state; None keeps Brax's own, 0 makes
         episodes deterministic.
       terminate: whether falling ends an episode (halfcheetah never falls).
+      gravity, friction: factors on those of the model.
 
     Raises:
-      UserError: for an unknown task or backend, or a length or noise out of range.
+      UserError: for an unknown task or backend, or a number out of range.
     """
     if name not in SPECS:
         close = difflib.get_close_matches(name, SPECS, n=1)
@@ -109,12 +112,16 @@ def make_task(
         raise UserError(f"reset_noise must be None (the environment's own), or finite and >= 0, found {reset_noise}")
     if not isinstance(terminate, bool):
         raise UserError(f"terminate must be True or False, found {terminate!r}")
+    if not (0 <= gravity < np.inf and 0 <= friction < np.inf):
+        raise UserError(f"gravity and friction are factors, finite and >= 0, found {gravity} and {friction}")
     spec = SPECS[name]
     options: dict[str, Any] = {} if reset_noise is None else {"reset_noise_scale": reset_noise}
     if not terminate and name != "halfcheetah":
         options["terminate_when_unhealthy"] = False
     with _quiet_import():
         env: Any = envs.get_environment(spec.brax_name, backend=backend, **options)
+    if (gravity, friction) != (1.0, 1.0):
+        env.sys = env.sys.replace(gravity=env.sys.gravity * gravity, geom_friction=env.sys.geom_friction * friction)
     touches = _ground_contact(env, spec.feet)
     # `env.observation_size` would play a reset op by op, which takes ten seconds; its shape is enough.
     observation = jax.eval_shape(env.reset, jax.random.key(0)).obs
@@ -147,6 +154,15 @@ def make_task(
         torso=_torso,
         sides=spec.sides,
         skeleton=_skeleton(env, spec),
+        with_physics=lambda gravity, friction: make_task(
+            name,
+            backend=backend,
+            episode_length=episode_length,
+            reset_noise=reset_noise,
+            terminate=terminate,
+            gravity=gravity,
+            friction=friction,
+        ),
     )
 
 

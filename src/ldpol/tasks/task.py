@@ -126,6 +126,7 @@ class Task:
       torso: `TaskState -> Torso`; None for a task without a torso, which then has no traits.
       sides: see `TaskSpec.sides`.
       skeleton: how to draw the body; None for a task without one.
+      with_physics: `(gravity, friction) -> Task`, the task with both multiplied by these; None where it cannot be done.
     """
 
     name: str = struct.field(pytree_node=False)
@@ -147,6 +148,7 @@ class Task:
     torso: Callable[[TaskState], Torso] | None = struct.field(pytree_node=False, default=None)
     sides: tuple[tuple[str, tuple[int, ...]], ...] = struct.field(pytree_node=False, default=())
     skeleton: Skeleton | None = struct.field(pytree_node=False, default=None)
+    with_physics: Callable[[float, float], "Task"] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def measures(self) -> int:

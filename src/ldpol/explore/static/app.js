@@ -45,7 +45,8 @@ const App = (() => {
 
   async function settle() {
     const mine = answer, saved = { request: mine.request, which: State.state.which }, one = films[State.state.which];
-    Shelf.add(saved, one, State.words(mine.request.wish));
+    const who = one.role === "elite" ? (facts.model ? ", nearest elite" : "") : saved.which ? `, draw ${saved.which + 1}` : "";
+    Shelf.add(saved, one, State.words(mine.request.wish) + who);
     if (!ready.numbers) return;
     const order = [State.state.which, ...films.keys()].filter((which, i, all) => all.indexOf(which) === i);
     for (const which of order) {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_replay import GRID, RELU, TASK, make_elites
+from archive.test_replay import GRID, RELU, TASK, make_elites
 
 import ldpol
 from ldpol.archive import Grid, checked, from_ribs, is_imported, make_voronoi

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_captions import TASKS, grammar_of
+from language.test_captions import TASKS, grammar_of
 
 from ldpol.language.captions import captions
 from ldpol.language.lexicon import vocabulary

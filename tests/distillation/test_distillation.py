@@ -1,29 +1,21 @@
 """The method from end to end on a task of one's own: no folder, no config, one trace of the player."""
 
-import dataclasses
 import json
 import runpy
 from pathlib import Path
 
-import chex
-import jax
+from toy import traced_once
 
 import ldpol
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "distil_toy.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "distil_toy.py"
 
 
 def test_an_archive_of_ones_own_task_is_distilled_and_evaluated(monkeypatch):
     """The example, with a player that refuses to be traced twice for all its evaluations."""
-    chex.clear_trace_counter()
     make = ldpol.make_player
-
-    def strict(*arguments, **settings):
-        player = make(*arguments, **settings)
-        return dataclasses.replace(player, play=jax.jit(chex.assert_max_traces(player.play.__wrapped__, n=1)))
-
-    monkeypatch.setattr(ldpol, "make_player", strict)
-    metrics = runpy.run_path(str(EXAMPLE))["main"](steps=200)
+    monkeypatch.setattr(ldpol, "make_player", lambda *arguments, **settings: traced_once(make(*arguments, **settings)))
+    metrics = runpy.run_path(str(EXAMPLE))["main"]()
     json.dumps(metrics, allow_nan=False)
     assert metrics["policies"] > 50 and metrics["held_out_box"]["policies"] > 0
     assert metrics["mem"] < 0.3

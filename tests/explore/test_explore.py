@@ -13,7 +13,7 @@ from explored import ELITES, NAMES, SHAPE, drawn, make_model, make_run
 from test_sample import decoded
 
 from ldpol import archive as archives
-from ldpol import models, sample
+from ldpol import models
 from ldpol.explore import answers, export, source
 from ldpol.explore.__main__ import main, parse
 from ldpol.explore.app import LARGEST, assets, create_app, is_loopback, names_of
@@ -26,14 +26,6 @@ from ldpol.rollout import rollout
 LIMITS = Limits(("left", "right"), (0.0, 0.0), (1.0, 2.0), True, True)
 HOSTS = frozenset({"localhost"})
 ASKED = {"wish": {"measures": [0.25, 0.75]}, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def toy():
-    """The toy in place of the task that a file names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.dimensions))
-        yield
 
 
 @pytest.fixture(scope="module")

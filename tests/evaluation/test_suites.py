@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from language.test_reader import make_speaking
 from test_generator import make_generator
-from test_reader import make_speaking
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid
@@ -18,6 +18,7 @@ from ldpol.evaluation.protocol import evaluate, open_context
 from ldpol.evaluation.suites import (
     ALL,
     Composition,
+    Damages,
     Guidance,
     HeldOutRegion,
     Reconstruction,
@@ -36,6 +37,8 @@ from ldpol.planning.sequencing import draw_sequences, play_sequences
 from ldpol.player import make_player, sample_policies, score_policies
 from ldpol.reference import Split, reevaluate
 from ldpol.regions import Region
+from ldpol.rollout import rollout
+from ldpol.tasks import damaged
 
 SHAPE, GRID = MLP(3, 2, (6,)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 ELITES = 12
@@ -45,10 +48,22 @@ GUIDANCE = Guidance(scales=(1.0, 2.0), conditions=5, diverse=2, samples=2, obser
 COMPOSITION = Composition(conditions=5)
 REGION = HeldOutRegion(draws=1)
 STEADINESS = Steadiness(plays=2)
+DAMAGES = Damages(trials=4, repeats=2, episodes=3, strengths=(0.0, 0.5), chunk=16)
 SENTENCES = Sentences(elites=8, ranks=2, draws=4, examples=2)
 SEQUENCING = Sequencing(
     sequences=3, segments=2, episodes=2, settle=5, candidates=(1, 2), horizon=30, look_ahead_episodes=1, chunk=2
 )
+
+
+def with_bank(model):
+    """Six verified draws of random latents, worth 0 to 5."""
+    random = np.random.default_rng(3)
+    latents, achieved = random.normal(size=(6, *model.autoencoder.latent)), random.random((6, 2)).astype(np.float32)
+    draws = round_draws(jnp.asarray(latents, jnp.float32), jnp.asarray(achieved), jnp.full(1, 0.02))
+    zero = np.zeros(6, np.float32)
+    how = {"quality": zero, "log_weight": zero, "fitness": np.arange(6, dtype=np.float32)}
+    bank = make_bank(draws, achieved, random.random((6, 1)).astype(np.float32), trait_names=["speed"], **how)
+    return dataclasses.replace(model, bank=bank, kernel=0.05)
 
 
 def renumber(key, numbers):
@@ -220,6 +235,34 @@ def test_steadiness(context):
     json.dumps(found, allow_nan=False)
 
 
+def test_damage(context):
+    """The champion and what a search found again, one damaged task at a time, with the judges' episodes."""
+    logged, kept = [], Kept()
+    hooks = Hooks(log=lambda *what: logged.append(what), memo=kept)
+    context = dataclasses.replace(context, generator=with_bank(context.generator), hooks=hooks)
+    found = DAMAGES.run(context).metrics["damage"]
+    json.dumps(found, allow_nan=False)
+    assert logged == [("damage", 0, {"left_out": "gravity and friction of toy cannot be changed"})]
+    assert [one["name"] for one in found["damages"]] == [
+        f"actuator {i} {how}" for how in ("dead", "at 0.5") for i in (1, 2)
+    ]
+    assert {name: one["policies"] for name, one in found["ways"].items()} == {"bank": 6, "archive": 12, "same_bytes": 12, "random": 6}  # fmt: skip  # noqa: E501
+    best = jax.tree.map(lambda leaf: leaf[np.argmax(context.archive.fitness)], context.archive.policies)
+    keys = [jax.random.fold_in(jax.random.fold_in(context.key_for("damage/judges"), i), 0) for i in range(3)]
+    for damage, one in zip(DAMAGES.damages(TASK), found["damages"], strict=True):
+        worth = [rollout(damaged(TASK, damage), SHAPE.apply, best, key).fitness for key in keys]
+        assert one["champion"] == pytest.approx(float(np.mean(worth)), abs=1e-3)
+    assert found["healthy"] == pytest.approx(float(context.archive.fitness.max()))
+    assert all(len(one["curve"]) == 4 for one in found["ways"].values())
+    assert DAMAGES.run(context).metrics["damage"] == found and kept.computed == ["damage_1_1"]
+
+
+def test_damage_needs_verified_draws(context):
+    assert DAMAGES.run(context).metrics == {"damage": {}}
+    blind = dataclasses.replace(context, generator=with_bank(context.generator))
+    assert dataclasses.replace(DAMAGES, strengths=()).run(blind).metrics == {"damage": {}}
+
+
 def test_sequencing(context):
     """Both halves of the shared program are what the library rolls out when asked for each alone."""
     kept = Kept()
@@ -326,8 +369,9 @@ def test_what_is_kept_is_not_computed_again(context):
 
 def test_every_suite_writes_its_tables(speaking):
     """On a console and in a document the same rows; a suite that was not run writes none."""
-    suites = (RECONSTRUCTION, GUIDANCE, COMPOSITION, SENTENCES, SEQUENCING, REGION, STEADINESS)
+    suites = (RECONSTRUCTION, GUIDANCE, COMPOSITION, SENTENCES, SEQUENCING, REGION, STEADINESS, DAMAGES)
     assert tuple(map(type, suites)) == ALL
+    speaking = dataclasses.replace(speaking, generator=with_bank(speaking.generator))
     for suite in suites:
         assert suite.tables({}) == []
         tables = suite.tables(suite.run(speaking).metrics)

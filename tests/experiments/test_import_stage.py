@@ -13,7 +13,7 @@ from ldpol.networks import MLP
 CONFIG = """
     import sys
     sys.path.insert(0, {tests!r})
-    from test_replay import GRID, RELU, TASK, make_elites
+    from archive.test_replay import GRID, RELU, TASK, make_elites
 
     from ldpol.archive import from_ribs
     from ldpol.archive.layouts import to_vectors
@@ -35,7 +35,7 @@ CONFIG = """
 
 
 def write(folder, network="RELU", cut=None):
-    text = textwrap.dedent(CONFIG).format(tests=str(__import__("pathlib").Path(__file__).parent), network=network)
+    text = textwrap.dedent(CONFIG).format(tests=str(__import__("pathlib").Path(__file__).parents[1]), network=network)
     file = folder / "mine.py"
     file.write_text(text.partition(cut)[0] if cut else text)
     return str(file)

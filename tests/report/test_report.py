@@ -140,6 +140,25 @@ def add_suites(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
             **{"plays": 2, "repeat_elites": 0.03, "repeat_generated": 0.026},
             "rows": [ratios | {"episodes": 10, "qd_ratio": 0.9, "cells_elites": 932.5, "cells_generated": 885.0}],
         },
+        "damage": {
+            **{
+                "trials": 4,
+                "repeats": 3,
+                "episodes": 8,
+                "healthy": 812.0,
+                "champion": 459.0,
+                "champion_of_archive": 0.62,
+            },
+            "ways": {
+                name: {"curve": [500.0, 600.0, 650.0, 728.0], "policies": 60, "bytes": 9000}
+                | {"of_champion": ends | {"value": 1.59}, "of_archive": ends | {"value": 0.98}}
+                for name in ("bank", "archive", "same_bytes", "random")
+            },
+            "damages": [
+                {"name": "actuator 1 <dead>", "champion": 459.0}
+                | dict.fromkeys(("bank", "archive", "same_bytes", "random"), 728.0)
+            ],
+        },
     }
     random = np.random.default_rng(1)
     traces = {"targets": np.array([[0.2, np.nan], [0.7, 0.4]])}
@@ -242,7 +261,12 @@ def test_suites_have_their_sections(tmp_path: Path) -> None:
     run = tmp_path / "run"
     add_suites(run, make_run(run))
     page = write_page(run).read_text()
-    assert set(re.findall(r'<figure id="(\w+)">', page)) == FIGURES | {"guidance", "sequences", "sequence_traces"}
+    assert set(re.findall(r'<figure id="(\w+)">', page)) == FIGURES | {
+        "guidance",
+        "sequences",
+        "sequence_traces",
+        "recovery",
+    }
     assert rows_of(page)["Generated"][:1] == pc("95.3")  # the first table is still that of the reconstruction
     text = unescape(re.sub(r"<[^>]*>", " ", page)).replace("\u00a0", " ")
     for words in (
@@ -257,6 +281,10 @@ def test_suites_have_their_sections(tmp_path: Path) -> None:
         "walk <slowly> 1 of 2 claims hold forward speed < 0.5 m/s ✓ forward speed 0.31 ✗ pitch 0.04",
         "Rank 0.75 asked for, and nothing else 0.71 840 866",
         "asked for in sentences: 10.0 % survived; of elites that the sentences are true of, 10.0 %",
+        "of 25",
+        "Verified draws Bayesian optimisation over the draws in the generator's file 500 600 728 1.59",
+        "actuator 1 <dead> 459 728 728 728 728",
+        "Means over 1 damages, 3 searches each",
         "of their 9",
         "Beyond 0.070",
         "Hidden elites",

@@ -54,6 +54,19 @@ def test_the_table_keeps_what_was_achieved():
     assert bank.columns == ("measure 0", "measure 1", "speed", "quality", "log weight")
 
 
+def test_features_are_traits_alone():
+    """Scaled to [0, 1]; neither what fitness is worth nor how often a row is drawn says how a policy moves."""
+    draws, bank = make()
+    np.testing.assert_allclose(bank.features, (TRAITS - 1.0) / 3.0, atol=0.51 / 255)
+    assert bank.fitness is None
+    how = {"quality": QUALITY, "log_weight": 0.0 * QUALITY, "fitness": 100.0 * QUALITY}
+    known = make_bank(draws, ACHIEVED, TRAITS, trait_names=["speed"], **how)
+    np.testing.assert_array_equal(known.features, bank.features)
+    np.testing.assert_allclose(known.fitness, 100.0 * QUALITY, atol=80 / 510)
+    bare = make_bank(draws, ACHIEVED, TRAITS[:, :0], trait_names=[], **how)
+    np.testing.assert_allclose(bare.features, ACHIEVED, atol=0.51 / 255)
+
+
 def test_the_likeliest_rows_are_kept_first():
     targets = np.array([[0.1, 0.2], [0.8, 0.9]])
     choose = partial(choose_rows, ACHIEVED, targets, width=0.02)

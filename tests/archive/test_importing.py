@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from archive.test_archive import GRID, SETTINGS, SHAPE, make_archive, same
 from brax.training.acme import running_statistics, specs
 from brax.training.agents.ppo.networks import make_ppo_networks
 from flax import struct
@@ -22,7 +23,6 @@ from qdax.core.containers.mapelites_repertoire import (
 from qdax.core.containers.mome_repertoire import MOMERepertoire
 from qdax.core.containers.unstructured_repertoire import UnstructuredRepertoire
 from qdax.core.neuroevolution.networks.networks import MLP as QDaxMLP
-from test_archive import GRID, SETTINGS, SHAPE, make_archive, same
 from toy import make_toy
 
 from ldpol import archive, network

@@ -27,6 +27,8 @@ POSTERIOR = Posterior(
     jnp.full((COUNT, 2, 2, 1), 0.3),
 )
 
+WEIGHTS = jnp.linspace(0.5, 1.5, COUNT)
+
 
 @jax.jit
 def decode(latents, measures):
@@ -50,6 +52,7 @@ def verify(rounds=2, key=0, hooks=Hooks(), play=play, further=0):  # noqa: B008
     return verify_draws(
         POSTERIOR,
         MEASURES,
+        WEIGHTS,
         decode=decode,
         player=Player(play, 1, 8, policy_mesh()),
         grid=GRID,
@@ -106,6 +109,7 @@ def test_kept_draws_are_what_was_evaluated():
     np.testing.assert_allclose(bank.measures, np.clip(again, 0, 1), atol=0.51 / 255)
     # Fitness of the game is the overshoot, 0 ... 0.11; the elites' are 0.00, 0.01, ..., 0.11.
     overshoot = np.asarray(play(policies, None).score.fitness)
+    np.testing.assert_allclose(bank.fitness, overshoot, atol=0.12 / 255)
     quality = np.asarray(bank.values)[:, bank.columns.index("quality")]
     np.testing.assert_allclose(quality, np.ceil(np.clip(overshoot * 100, 0, COUNT)) / COUNT, atol=1 / COUNT)
 
@@ -120,7 +124,7 @@ def test_further_rounds_draw_around_elites_that_no_draw_reaches():
     targets = np.asarray(MEASURES)
     gap = np.linalg.norm(targets[:, None] - reached[:COUNT], axis=-1).min(1)
     often = np.bincount(verified.around[COUNT : 2 * COUNT], minlength=COUNT)
-    np.testing.assert_allclose(often, COUNT * gap**2 / (gap**2).sum(), atol=1.0)
+    np.testing.assert_allclose(often, COUNT * WEIGHTS * gap / (WEIGHTS * gap).sum(), atol=1.0)
     # Rows stand where they say: decoded once more, they do what their behaviour says.
     again = GRID.scaled(play(decode(verified.draws.latents, verified.draws.measures), None).score.measures)
     np.testing.assert_allclose(again, reached, atol=1e-6)
@@ -145,12 +149,13 @@ def test_further_rounds_that_were_kept_are_the_same():
 
 
 def test_thin_by_hand():
-    """Gaps 0, 1 and 2: as often as 0 : 1 : 4, so the second not or once, the third always else."""
+    """Gaps 0, 1 and 2 at weights 5, 2 and 4: as often as 0 : 2 : 8, so the second not or once, else the third."""
     targets, achieved = np.array([[0.0], [3.0], [9.0]]), np.array([[0.0], [2.0], [7.0]])
+    weights = np.array([5.0, 2.0, 4.0])
     np.testing.assert_array_equal(nearest(achieved, targets), [[0.0], [2.0], [7.0]])
     for seed in range(10):
-        assert thin(achieved, targets, jax.random.key(seed)).tolist() in ([1, 2, 2], [2, 2, 2])
-    np.testing.assert_array_equal(np.sort(thin(targets, targets, jax.random.key(0))), [0, 1, 2])
+        assert thin(achieved, targets, weights, jax.random.key(seed)).tolist() in ([1, 2, 2], [2, 2, 2])
+    np.testing.assert_array_equal(np.sort(thin(targets, targets, np.ones(3), jax.random.key(0))), [0, 1, 2])
 
 
 def test_weights_by_hand():

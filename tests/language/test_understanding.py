@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-from test_captions import TASKS, grammar_of
+from language.test_captions import TASKS, grammar_of
 
 from ldpol.language.captions import captions
 from ldpol.language.claims import Claim

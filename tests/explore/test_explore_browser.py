@@ -6,9 +6,8 @@ import time
 from urllib.parse import urlparse
 
 import pytest
-from explored import drawn, make_run
+from explored import make_run
 
-from ldpol import sample
 from ldpol.explore import export, source
 from ldpol.explore.app import create_app, names_of
 from ldpol.explore.explorer import Explorer
@@ -29,13 +28,6 @@ INK = """canvas => {
   }
   return seen.size;
 }"""
-
-
-@pytest.fixture(scope="module")
-def toy():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample, "make_task", lambda known: drawn(known.grid.dimensions))
-        yield
 
 
 @pytest.fixture(scope="module")

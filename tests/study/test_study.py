@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_baselines import fold
+from baselines.test_baselines import fold
 from test_generator import make_generator
-from toy import make_toy
+from toy import make_toy, traced_once
 
 from ldpol import distillation, precision, storage, study
 from ldpol.archive import Archive, Grid
@@ -40,7 +40,7 @@ from ldpol.study.context import Trained, as_score, digest
 from ldpol.study.run import diversities, evaluate_model
 from ldpol.types import Score
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STUDY = f"{ROOT}/experiments/studies/retention.py"
 SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 1.0))
 TINY = revise(
@@ -238,7 +238,10 @@ def in_memory(kept):
 
 
 def test_a_whole_study_of_the_toy_task():
-    """In memory, no folder: three rows, of which two share a training; what is kept is not made again."""
+    """In memory, no folder: three rows, of which two share a training; what is kept is not made again.
+
+    One player evaluates all of it, and is traced once.
+    """
     plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
     policies = jax.tree.map(lambda leaf: 3.0 * leaf, policies)
@@ -250,7 +253,9 @@ def test_a_whole_study_of_the_toy_task():
         "clone": methods.Cloned(ClonedConfig((8,), 8, 2, 4, 8, 4), TINY.autoencoder.optimiser),
     }
     kept = {}
-    first = list(study.run(rows, archive, task, config, seeds=(0,), hooks=in_memory(kept)))
+    player = make_player(task, plain.apply, episodes=TINY.episodes, rollout=TINY.rollout, chunk=TINY.chunk)
+    how = {"seeds": (0,), "player": traced_once(player), "hooks": in_memory(kept)}
+    first = list(study.run(rows, archive, task, config, **how))
     assert [(one.name, one.seed) for one in first] == [(name, 0) for name in ("ceiling", *rows)]
     table = study.tabulate(rows, first)
     ours, latents, clone = table["rows"]
@@ -261,7 +266,7 @@ def test_a_whole_study_of_the_toy_task():
     trainings = {name for name, _ in kept if "training" in name or "clone-" in name}
     assert len(trainings) == 2
     made = set(kept)
-    again = list(study.run(rows, archive, task, config, seeds=(0,), hooks=in_memory(kept)))
+    again = list(study.run(rows, archive, task, config, **how))
     assert again == first and set(kept) == made
 
 

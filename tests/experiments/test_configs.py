@@ -18,7 +18,7 @@ from ldpol.search.ppo_config import split_environments
 from ldpol.search.xnes import population_size
 from ldpol.tasks import SPECS
 
-CONFIGS = Path(__file__).parents[1] / "experiments"
+CONFIGS = Path(__file__).parents[2] / "experiments"
 WALKER = str(CONFIGS / "walker2d.py")
 
 
@@ -33,7 +33,7 @@ def test_every_variant_builds(task, variant):
     assert config.task.name == task and config.is_locked
     settings = configs.distill_of(config)
     configs.search_of(config)
-    assert len(configs.all_suites(config)) == 7
+    assert len(configs.all_suites(config)) == len(configs.SUITES) == 8
     image = image_shape(settings.autoencoder.architecture)
     network = make_network(settings.denoiser.architecture, image)
     measures, box = len(SPECS[task].measure_names), config.train.held_out
@@ -256,6 +256,8 @@ def test_build_makes_settings_hashable():
         ("eval.held_out_region.draws=0", "eval.held_out_region.draws must be at least 1"),
         ("eval.held_out_region.edges=(2.0, 1.0)", "eval.held_out_region.edges must increase"),
         ("eval.steadiness.plays=1", "eval.steadiness.plays must be at least 2"),
+        ("eval.damage.trials=0", "eval.damage.trials must be at least 1"),
+        ("eval.damage.adapt.noise=0.0", "eval.damage.adapt.noise must be greater than 0"),
         ("eval.sequencing.look_ahead_episodes=3", "must be at most episodes = 2"),
         ("eval.sequencing.segments=7", "does not split into 7 equal segments"),
         ("eval.sequencing.settle=25", "settle must be at least 0 and less than the 25 steps"),

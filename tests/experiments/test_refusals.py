@@ -8,7 +8,7 @@ from ldpol import storage
 from ldpol.experiments.__main__ import main
 
 SMOKE = "experiments/walker2d.py:smoke"
-ROOT = os.path.join(os.path.dirname(__file__), "..")
+ROOT = os.path.join(os.path.dirname(__file__), "..", "..")
 
 
 @pytest.mark.parametrize(
