@@ -1,5 +1,6 @@
 """The method from end to end on a task of one's own: no folder, no config, one trace of the player."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
