@@ -11,14 +11,16 @@ from ldpol import storage
 from ldpol.evaluation.intervals import over_seeds as interval
 from ldpol.evaluation.intervals import show
 
-COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "js_divergence")
+COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "aim", "slope", "js_divergence")
 ROWS = {
     "generated": (),
+    "by diffusion alone": ("blind",),
     "on trained elites": ("trained",),
     "on held-out elites": ("held_out",),
     "in the held-out region": ("held_out_box",),
     "on unseen measures": ("unseen",),
     "original, played again (ceiling)": ("ceiling",),
+    "noise alone": ("noise_alone",),
 }
 SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
 
@@ -48,7 +50,8 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
     table = {}
     for title, path in ROWS.items():
         sections = [run[path[0]] if path else run for run in runs]
-        table[title] = {name: interval([section[name] for section in sections]) for name in COLUMNS if all(sections)}
+        known = [name for name in COLUMNS if all(name in section for section in sections)]
+        table[title] = {name: interval([section[name] for section in sections]) for name in known}
     single = {name: interval([run[name] for run in runs]) for name in SINGLE}
     return {
         "rows": table,
@@ -59,11 +62,11 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Return the table for a README."""
-    names = ("reward", "coverage", "QD score", "MEM", "success", "JS")
+    names = ("reward", "coverage", "QD score", "MEM", "success", "aim", "slope", "JS")
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, row in summary["rows"].items():
-        cells = [show(value) for value in row.values()]
-        lines.append(f"| {title} | " + " | ".join(cells or ["–"] * len(names)) + " |")
+        cells = [show(row[name]) if name in row else "–" for name in COLUMNS]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
