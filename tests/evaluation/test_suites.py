@@ -242,7 +242,7 @@ def test_damage(context):
     context = dataclasses.replace(context, generator=with_bank(context.generator), hooks=hooks)
     found = DAMAGES.run(context).metrics["damage"]
     json.dumps(found, allow_nan=False)
-    assert logged == [("damage", 0, {"left_out": "gravity and friction of toy cannot be changed"})]
+    assert logged == [("damage by gravity and friction", 0, {"left_out": "toy cannot change them"})]
     assert [one["name"] for one in found["damages"]] == [
         f"actuator {i} {how}" for how in ("dead", "at 0.5") for i in (1, 2)
     ]

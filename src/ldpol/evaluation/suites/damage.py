@@ -85,7 +85,7 @@ class Damages:
             context.without(self.name, "the generator has no verified draws, or they say nothing of fitness")
             return Result({"damage": {}})
         if context.task.with_physics is None and self.gravity + self.friction:
-            context.without(self.name, f"gravity and friction of {context.task.name} cannot be changed")
+            context.without("damage by gravity and friction", f"{context.task.name} cannot change them")
         if not damages:
             return Result({"damage": {}})
         pools = self.pools(context)
