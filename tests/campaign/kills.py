@@ -57,6 +57,10 @@ def plan(
     return rounds
 
 
+AT_ONCE = 5.0
+"""Seconds within which a command that was over ends."""
+
+
 def kills(stages: Stages, count: int, random: np.random.Generator) -> dict[str, Any]:
     """Hit the stages by `count` kill -9, and two each by SIGTERM and Ctrl-C."""
     rounds = plan(stages.seconds, count, min(2, count), stages.start_seconds, random)
@@ -80,9 +84,12 @@ def kills(stages: Stages, count: int, random: np.random.Generator) -> dict[str, 
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(hit.signal)
+                sent = time.monotonic()
                 code, said = stages.wait(process)
+            # A command that is over but for Python's own end takes no notice of Ctrl-C any more.
+            over = code == 0 and hit.signal == signal.SIGINT and time.monotonic() - sent < AT_ONCE
             expected = 130 if hit.signal == signal.SIGINT else -hit.signal
-            ended = outcome(said, code == expected and (code != 130 or "Traceback" not in said))
+            ended = outcome(said, over or code == expected and (code != 130 or "Traceback" not in said))
             wrong += ended
             before = max(before, hit.second)
             last = [line for line in said.splitlines() if line.strip()][-1:]
