@@ -413,14 +413,16 @@ def chaos() -> str:
             rows.append([what, "not run" if row is None else row.get("skipped", "did not end"), ""])
         else:
             rows.append([what, count.format(**row), str(row["bad"])])
-    return table(["what", "how often", "wrong"], rows) + _where(found)
+    commits = sorted({row.get("commit", found["commit"])[:7] for row in found["scenarios"].values()})
+    return table(["what", "how often", "wrong"], rows) + _where(found | {"commit": " and ".join(commits)})
 
 
 def _where(found: dict[str, Any]) -> str:
     machine = found["machine"]
     task = f"Stages of the {found['task']} task. " if "task" in found else ""
     where = f"{machine['cores']} cores, {machine['processor']}"
-    return f"\n{task}Commit {found['commit'][:7]}, seed {found['seed']}, {where}.\n"
+    commit = found["commit"] if " and " in found["commit"] else found["commit"][:7]
+    return f"\n{task}Commit {commit}, seed {found['seed']}, {where}.\n"
 
 
 TABLES: dict[str, Callable[[], str]] = {
