@@ -86,6 +86,19 @@ def _reconstruction(rows: dict[str, str], columns: dict[str, str]) -> str:
     return table(("", *columns), cells)
 
 
+def sets() -> str:
+    titles = {
+        "sample_set": "`sample_set`",
+        "independent draws": "independent draws",
+        "by diffusion alone": "independent draws, by diffusion alone",
+        "nearest elites": "the four nearest elites",
+    }
+    columns = {"distance": "distance", "noise removed": "noise_removed", "MEM": "mem"}
+    found = read("diversity-walker2d")["rows"]
+    rows = ((title, *(show(found[name][column]) for column in columns.values())) for name, title in titles.items())
+    return table(("four policies for one request", *columns), rows)
+
+
 def guidance() -> str:
     notes = {0.0: "0 (unconditional)", 1.0: "1 (as trained)"}
     columns = {"MEM": "mem", "reward": "reward_ratio", "coverage": "coverage_ratio", "diversity": "diversity"}
@@ -428,7 +441,7 @@ def _where(found: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, guidance, conditions, sentences, ranks, sequences),
+        *(summary, reconstruction, sets, guidance, conditions, sentences, ranks, sequences),
         *(sizes, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
