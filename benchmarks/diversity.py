@@ -19,11 +19,11 @@ import numpy as np
 import ldpol
 from ldpol import archive as archives
 from ldpol import session, storage
-from ldpol.archive import Archive, take
 from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
+from ldpol.measures import nearest
 from ldpol.player import Player, make_player
 from ldpol.sample import make_task
 from ldpol.types import Array, Key, Params
@@ -38,13 +38,6 @@ def sets(generator: PolicyGenerator, count: int, way: str, keys: Key, targets: A
         return jax.vmap(lambda key, target: generator.sample_set(key, count, target)[0])(keys, targets)
     one = partial(generator.sample, verified=way == "independent draws")
     return jax.vmap(lambda key, target: jax.vmap(one, (0, None))(jax.random.split(key, count), target))(keys, targets)
-
-
-def nearest(archive: Archive, count: int, targets: np.ndarray) -> Params:
-    """Return the n elites nearest to each of B targets, leading axes `[B, n]`."""
-    distance = np.linalg.norm(targets[:, None] - np.asarray(archive.measures)[None], axis=-1)
-    rows = np.argsort(distance, 1)[:, :count]
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], archive.policies)
 
 
 def play(player: Player, policies: Params, key: Key, title: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,12 +62,13 @@ def measure(run: Path, requests: int, count: int, plays: int) -> dict[str, dict[
     archive = ldpol.reevaluate(stored, task, key=key, player=player, hooks=Hooks(progress=session.progress))
     spread = np.asarray(archive.traits).std(0) + 1e-6
     chosen = np.random.default_rng(0).choice(len(archive), requests, replace=False)
-    targets = np.asarray(take(archive, chosen).measures)
+    targets = np.asarray(archive.measures)[chosen]
+    near = jax.vmap(lambda target: nearest(target, archive.measures, count))(jnp.asarray(targets))
     program, found = jax.jit(sets, static_argnums=(1, 2)), {}
     for way in WAYS:
         keys = jax.random.split(key_for(jax.random.key(0), way), requests)
         policies = (
-            nearest(archive, count, targets)
+            jax.tree.map(lambda leaf: jnp.asarray(leaf)[near], archive.policies)
             if way == "nearest elites"
             else program(generator, count, way, keys, jnp.asarray(targets))
         )

@@ -426,15 +426,15 @@ def chaos() -> str:
             rows.append([what, "not run" if row is None else row.get("skipped", "did not end"), ""])
         else:
             rows.append([what, count.format(**row), str(row["bad"])])
-    commits = sorted({row.get("commit", found["commit"])[:7] for row in found["scenarios"].values()})
-    return table(["what", "how often", "wrong"], rows) + _where(found | {"commit": " and ".join(commits)})
+    commits = [row.get("commit", found["commit"]) for row in found["scenarios"].values()]
+    return table(["what", "how often", "wrong"], rows) + _where(found, commits)
 
 
-def _where(found: dict[str, Any]) -> str:
+def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
     machine = found["machine"]
     task = f"Stages of the {found['task']} task. " if "task" in found else ""
     where = f"{machine['cores']} cores, {machine['processor']}"
-    commit = found["commit"] if " and " in found["commit"] else found["commit"][:7]
+    commit = " and ".join(sorted({one[:7] for one in commits or [found["commit"]]}))
     return f"\n{task}Commit {commit}, seed {found['seed']}, {where}.\n"
 
 

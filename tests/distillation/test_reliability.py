@@ -12,7 +12,7 @@ from ldpol.archive import Archive, Grid
 from ldpol.distillation.bank import keep_draws
 from ldpol.distillation.config import VerifyConfig, WeightsConfig
 from ldpol.distillation.encoder import Posterior
-from ldpol.distillation.reliability import nearest, reliability_weights, thin, verify_draws
+from ldpol.distillation.reliability import gaps, reliability_weights, thin, verify_draws
 from ldpol.hooks import Hooks
 from ldpol.networks import MLP
 from ldpol.player import Player
@@ -152,10 +152,10 @@ def test_thin_by_hand():
     """Gaps 0, 1 and 2 at weights 5, 2 and 4: as often as 0 : 2 : 8, so the second not or once, else the third."""
     targets, achieved = np.array([[0.0], [3.0], [9.0]]), np.array([[0.0], [2.0], [7.0]])
     weights = np.array([5.0, 2.0, 4.0])
-    np.testing.assert_array_equal(nearest(achieved, targets), [[0.0], [2.0], [7.0]])
+    np.testing.assert_array_equal(gaps(achieved, targets), [0.0, 1.0, 2.0])
     for seed in range(10):
-        assert thin(achieved, targets, weights, jax.random.key(seed)).tolist() in ([1, 2, 2], [2, 2, 2])
-    np.testing.assert_array_equal(np.sort(thin(targets, targets, np.ones(3), jax.random.key(0))), [0, 1, 2])
+        assert thin(gaps(achieved, targets), weights, jax.random.key(seed)).tolist() in ([1, 2, 2], [2, 2, 2])
+    np.testing.assert_array_equal(np.sort(thin(gaps(targets, targets), np.ones(3), jax.random.key(0))), [0, 1, 2])
 
 
 def test_weights_by_hand():

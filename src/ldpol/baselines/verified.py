@@ -99,11 +99,6 @@ class VerifiedClone:
     requests: Requests
 
 
-def round_measures(places: Array) -> Array:
-    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8."""
-    return jnp.round(jnp.clip(places, 0.0, 1.0) * LEVELS).astype(jnp.uint8)
-
-
 def style_of(clone: Cloned, given: Array) -> Style:
     """Return the clone's policy for measures `[M]` in 255ths."""
     return cloned.generate(clone, None, clone.grid.unscaled(given.astype(jnp.float32) / LEVELS))

@@ -142,6 +142,10 @@ class VerifyConfig:
         """Check the settings."""
         check(self, least={"rounds": 0, "further": 0, "rows": 0, "quality": 0}, above={"tolerance": 0, "kernel": 0})
 
+    def width(self, grid: Tessellation) -> float:
+        """Return the standard deviation of the kernel, measures scaled to [0, 1]."""
+        return self.kernel * float(np.linalg.norm(grid.sides))
+
 
 @dataclass(frozen=True)
 class DiffusionLoss:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ldpol.archive import Archive
 from ldpol.distillation.config import CollectConfig, WeightsConfig
 from ldpol.hooks import Hooks
+from ldpol.measures import parts
 from ldpol.rollout import Apply, RolloutConfig, copied_to, keep_states, over_chunks, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
@@ -92,7 +93,7 @@ def elite_weights(
       `[N]` float32 weights with mean 1; z is cut off at -2 and 2.
     """
     centre, spread, density = np.zeros((3, len(fitness)))
-    for rows in np.array_split(np.arange(len(fitness)), -(-len(fitness) // 256)):  # no N x N matrix in memory
+    for rows in parts(len(fitness)):
         near = np.exp(-0.5 * ((measures[rows, None] - measures[None]) ** 2).sum(-1) / radius**2)
         density[rows] = near.sum(1)
         near /= near.sum(1, keepdims=True)

@@ -191,7 +191,7 @@ def train(
         language=language,
         precision=config.precision,
         bank=bank,
-        kernel=config.verify.kernel * float(np.linalg.norm(archive.grid.sides)),
+        kernel=config.verify.width(archive.grid),
     )
     return Distilled(generator, encoder, data, history)
 

@@ -17,6 +17,7 @@ from ldpol.distillation.config import VerifyConfig
 from ldpol.distillation.encoder import Posterior, draw_around
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
+from ldpol.measures import parts
 from ldpol.model.verified import RoundedDraws, latent_step, round_draws
 from ldpol.player import Player
 from ldpol.reference import BLANK
@@ -78,10 +79,10 @@ def verify_draws(
     rounds: list[tuple[RoundedDraws, Behaviour]] = []
     around: list[np.ndarray] = []
     achieved: list[np.ndarray] = []
+    gap = np.zeros(0)
     for number in range(config.rounds + config.further):
         latent_key, label_key, episode_key, thin_key = jax.random.split(jax.random.fold_in(key, number), 4)
-        every = np.arange(len(targets))
-        around.append(every if number < config.rounds else thin(np.concatenate(achieved), targets, often, thin_key))
+        around.append(np.arange(len(targets)) if number < config.rounds else thin(gap, often, thin_key))
         near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
         drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
@@ -104,8 +105,8 @@ def verify_draws(
         rounds.append((drawn, behaviour))
         achieved.append(np.asarray(grid.scaled(behaviour.score.measures)))
         error = np.linalg.norm(achieved[-1] - np.asarray(drawn.measures), axis=-1).mean()
-        answered = np.linalg.norm(targets - nearest(np.concatenate(achieved), targets), axis=-1).mean()
-        hooks.log("verify", number + 1, {"error": float(error), "nearest": float(answered)})
+        gap = gaps(np.concatenate(achieved), targets)
+        hooks.log("verify", number + 1, {"error": float(error), "nearest": float(gap.mean())})
     draws, behaviours = zip(*rounds, strict=True)
     join = lambda *leaves: np.concatenate(leaves)  # noqa: E731
     given = np.concatenate([np.asarray(one.measures) for one in draws])
@@ -116,31 +117,25 @@ def verify_draws(
     return VerifiedDraws(together, jax.tree.map(join, *behaviours), rows, errors)
 
 
-def nearest(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return which of what was achieved `[R, M]` is nearest to each target `[N, M]`, as measures `[N, M]`."""
-    found = [
-        np.linalg.norm(part[:, None] - achieved[None], axis=-1).argmin(1)
-        for part in np.array_split(targets, -(-len(targets) // 256))  # no N x R matrix in memory
-    ]
-    return achieved[np.concatenate(found)]
+def gaps(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return how far each target `[N, M]` is from the nearest of what was achieved `[R, M]`, `[N]`."""
+    found = [np.linalg.norm(targets[rows, None] - achieved[None], axis=-1).min(1) for rows in parts(len(targets))]
+    return np.concatenate(found)
 
 
-def thin(achieved: np.ndarray, targets: np.ndarray, weights: np.ndarray, key: Key) -> np.ndarray:
+def thin(gap: np.ndarray, weights: np.ndarray, key: Key) -> np.ndarray:
     """Choose elites to draw around, N of them with repeats: the more often, the worse they are answered so far.
 
-    As often as their weight in training times the distance from their measures to the nearest that was achieved, by
-    systematic resampling.
+    As often as their weight in training times the gap, by systematic resampling.
 
     Args:
-      achieved: `[R, M]` by draws.
-      targets: `[N, M]` measures of the elites.
+      gap: `[N]` from the elites' measures to the nearest that was achieved, see `gaps`.
       weights: `[N]` of the elites.
       key: decides where the resampling begins.
     """
-    gap = np.linalg.norm(targets - nearest(achieved, targets), axis=-1)
     share = np.cumsum(weights * gap + 1e-12)
-    places = (np.arange(len(targets)) + float(jax.random.uniform(key))) / len(targets)
-    return np.searchsorted(share / share[-1], places).clip(0, len(targets) - 1)
+    places = (np.arange(len(gap)) + float(jax.random.uniform(key))) / len(gap)
+    return np.searchsorted(share / share[-1], places).clip(0, len(gap) - 1)
 
 
 def reliability_weights(errors: np.ndarray, tolerance: float) -> np.ndarray:

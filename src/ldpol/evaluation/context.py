@@ -186,6 +186,6 @@ def with_hooks(context: Context, hooks: Hooks) -> Context:
     return replace(context, hooks=hooks)
 
 
-def rows_of(score: Score, rows: np.ndarray) -> Score:
-    """Return some rows of scores as NumPy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], score)
+def rows_of(tree: T, rows: np.ndarray) -> T:
+    """Return some rows of scores or policies as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)

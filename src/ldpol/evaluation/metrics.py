@@ -11,6 +11,7 @@ import numpy as np
 
 from ldpol.archive import Grid, Tessellation, best_per_cell, grid_metrics
 from ldpol.errors import UserError
+from ldpol.measures import parts
 from ldpol.rollout import Apply
 from ldpol.types import Array, Key, Params, Score
 
@@ -105,7 +106,7 @@ def slope(targets: np.ndarray, achieved: np.ndarray, *, neighbours: int = 40) ->
     if count < 1:
         return math.nan
     centre = np.empty_like(targets)
-    for rows in np.array_split(np.arange(len(targets)), -(-len(targets) // 256)):  # no N x N matrix in memory
+    for rows in parts(len(targets)):
         near = np.linalg.norm(targets[rows, None] - targets[None], axis=-1)
         near[np.arange(len(rows)), rows] = np.inf
         centre[rows] = targets[np.argpartition(near, count - 1, axis=1)[:, :count]].mean(1)
@@ -130,6 +131,11 @@ def jittered(grid: Tessellation, reference: Score, mem: float, seed: int) -> Sco
     noise *= mem / np.linalg.norm(noise, axis=-1).mean()
     noisy = np.clip(measures + noise, grid.low, grid.high).astype(np.float32)
     return dataclasses.replace(reference, measures=noisy)  # type: ignore[arg-type]
+
+
+def occupied(grid: Tessellation, measures: Array) -> set[int]:
+    """Return the cells that measures `[N, M]` lie in."""
+    return set(np.asarray(grid.index(jnp.asarray(measures))).tolist())
 
 
 def compare(grid: Tessellation, reference: Score, other: Score, offset: float) -> dict[str, Any]:

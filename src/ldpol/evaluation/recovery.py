@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ldpol.archive import Archive
+from ldpol.evaluation.context import rows_of
 from ldpol.generator import PolicyGenerator
 from ldpol.keys import key_for
 from ldpol.model.answering import row_content
@@ -57,7 +58,9 @@ def pool_of_archive(archive: Archive, rows: np.ndarray | None = None, *, size: i
     low, high = values.min(0), values.max(0)
     features, fitness = (values - low) / np.maximum(high - low, 1e-6), np.asarray(archive.fitness)
     rows = np.arange(len(archive)) if rows is None else rows
-    return Pool(take(archive.policies, rows), Repertoire(jnp.asarray(features[rows]), jnp.asarray(fitness[rows])), size)
+    return Pool(
+        rows_of(archive.policies, rows), Repertoire(jnp.asarray(features[rows]), jnp.asarray(fitness[rows])), size
+    )
 
 
 def pool_of_bank(generator: PolicyGenerator, *, chunk: int) -> Pool:
@@ -141,7 +144,7 @@ def search(
         for name, pool in pools.items():
             chosen = random.integers(0, len(pool.repertoire.prior), runs)
             rows[name] = chosen if pool.random else np.asarray(_next_rows(pool.repertoire, history[name], config))
-        policies = [take(pool.policies, rows[name]) for name, pool in pools.items()]
+        policies = [rows_of(pool.policies, rows[name]) for name, pool in pools.items()]
         together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *policies)
         fitness = play(together, weak, key_for(key, f"trial {trial}"), number).reshape(len(pools), runs)
         for (name, pool), achieved in zip(pools.items(), fitness, strict=True):
@@ -160,13 +163,8 @@ def judge(pool: Pool, found: np.ndarray, play: Play, strengths: np.ndarray, key:
     pairs, place = np.unique(np.stack([damage.reshape(-1), found.reshape(-1)]), axis=1, return_inverse=True)
     lanes = np.repeat(pairs, episodes, 1)
     numbers = np.tile(np.arange(episodes), pairs.shape[1])
-    fitness = play(take(pool.policies, lanes[1]), strengths[lanes[0]], key, numbers)
+    fitness = play(rows_of(pool.policies, lanes[1]), strengths[lanes[0]], key, numbers)
     return fitness.reshape(-1, episodes).mean(1)[place.reshape(-1)].reshape(found.shape)
-
-
-def take(policies: Params, rows: np.ndarray) -> Params:
-    """Return some rows of policies as NumPy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], policies)
 
 
 @partial(jax.jit, static_argnames="config")

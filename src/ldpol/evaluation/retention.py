@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Tessellation
+from ldpol.evaluation.context import rows_of
 from ldpol.evaluation.intervals import over_seeds, show
-from ldpol.evaluation.metrics import RATIOS, compare
+from ldpol.evaluation.metrics import RATIOS, compare, occupied
 from ldpol.types import Score
 
 NUMBERS = (
@@ -40,20 +39,13 @@ def measure(grid: Tessellation, reference: Score, generated: Score, kind: np.nda
         rows = kind == number
         part: dict[str, Any] = {}
         if rows.any():
-            part = compare(grid, _rows(reference, rows), _rows(generated, rows), offset)
+            part = compare(grid, rows_of(reference, rows), rows_of(generated, rows), offset)
         found |= {f"{name}_mem": part.get("mem"), f"{name}_reward_ratio": part.get("reward_ratio")}
     inside, found["box_cells"] = kind == 2, None
     if inside.any():
-        present, reached = (
-            set(np.asarray(grid.index(jnp.asarray(score.measures)[inside])).tolist())
-            for score in (reference, generated)
-        )
+        present, reached = (occupied(grid, rows_of(score, inside).measures) for score in (reference, generated))
         found["box_cells"] = len(present & reached)
     return found
-
-
-def _rows(score: Score, rows: np.ndarray) -> Score:
-    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], score)
 
 
 def summarise(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:

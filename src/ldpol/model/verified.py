@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 
 from ldpol.errors import UserError
+from ldpol.measures import parts
 from ldpol.types import Array
 
 LEVELS = 255
@@ -54,7 +55,12 @@ def latent_step(mean: Array, deviation: Array) -> Array:
 def round_draws(latents: Array, measures: Array, step: Array) -> RoundedDraws:
     """Round latents `[R, h, w, c]` to multiples of `step` `[c]`, and measures `[R, M]` in [0, 1] to 255ths."""
     levels = jnp.clip(jnp.round(latents / step), -127, 127).astype(jnp.int8)
-    return RoundedDraws(levels, step, jnp.round(jnp.clip(measures, 0.0, 1.0) * LEVELS) / LEVELS)
+    return RoundedDraws(levels, step, in_levels(measures).astype(jnp.float32) / LEVELS)
+
+
+def in_levels(measures: Array) -> Array:
+    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8."""
+    return jnp.round(jnp.clip(measures, 0.0, 1.0) * LEVELS).astype(jnp.uint8)
 
 
 @struct.dataclass
@@ -146,7 +152,7 @@ def make_bank(
     table = np.clip(np.round((values - low) / span * LEVELS), 0, LEVELS).astype(np.uint8)
     names = (*(f"measure {i}" for i in range(measures.shape[1])), *trait_names, QUALITY, WEIGHT)
     names = (*names, FITNESS) if worth else names
-    given = jnp.round(draws.measures * LEVELS).astype(jnp.uint8)
+    given = in_levels(draws.measures)
     bounds = jnp.asarray(low), jnp.asarray(low + span)
     return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)
 
@@ -173,7 +179,7 @@ def choose_rows(
     log_weight = np.broadcast_to(np.asarray(log_weight, np.float32), len(achieved))
     ranks = min(RANKS, len(achieved))
     order, cost = np.empty((len(targets), ranks), int), np.empty((len(targets), ranks), np.float32)
-    for part in np.array_split(np.arange(len(targets)), -(-len(targets) // 256)):  # no N x R matrix in memory
+    for part in parts(len(targets)):
         squared = ((targets[part, None] - achieved[None]) ** 2).sum(-1)
         costs = 0.5 * squared / width**2 - log_weight
         order[part] = np.argsort(costs, 1, kind="stable")[:, :ranks]

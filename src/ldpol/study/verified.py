@@ -15,10 +15,10 @@ from ldpol.baselines import cloned, verified
 from ldpol.baselines.verified import Requests
 from ldpol.distillation.config import DistillConfig, VerifyConfig, WeightsConfig
 from ldpol.distillation.dataset import elite_weights
-from ldpol.distillation.reliability import thin
+from ldpol.distillation.reliability import gaps, thin
 from ldpol.errors import UserError
 from ldpol.keys import key_for
-from ldpol.model.verified import choose_rows
+from ldpol.model.verified import choose_rows, in_levels
 from ldpol.precision import Precision, compress, expand
 from ldpol.reference import BLANK
 from ldpol.study.context import StudyContext, describe, digest
@@ -110,9 +110,9 @@ class VerifiedClone:
         """Clone the elites, ask for their measures, and keep what that achieved."""
         made, trained = self.clone.fit(context), context.split.trained
         given, achieved = self._ask(made.tree, context)
-        targets, width = np.asarray(trained.grid.scaled(trained.measures)), np.linalg.norm(trained.grid.sides)
-        rows = choose_rows(achieved, targets, self.verify.rows, width=self.verify.kernel * float(width))
-        requests = Requests(jnp.asarray(given[rows]), verified.round_measures(jnp.asarray(achieved[rows])))
+        targets, width = np.asarray(trained.grid.scaled(trained.measures)), self.verify.width(trained.grid)
+        rows = choose_rows(achieved, targets, self.verify.rows, width=width)
+        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows])))
         tree = verified.VerifiedClone(made.tree, requests)
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
 
@@ -129,9 +129,9 @@ class VerifiedClone:
             key = jax.random.fold_in(key_for(context.key, "verified clone"), number)
             noise_key, episode_key, thin_key = jax.random.split(key, 3)
             first = number < self.verify.rounds
-            around = targets if first else targets[thin(np.concatenate(achieved), targets, weights, thin_key)]
+            around = targets if first else targets[thin(gaps(np.concatenate(achieved), targets), weights, thin_key)]
             noise = self.clone.config.noise * jax.random.normal(noise_key, around.shape)
-            given.append(np.asarray(verified.round_measures(jnp.asarray(around) + noise)))
+            given.append(np.asarray(in_levels(jnp.asarray(around) + noise)))
             styles = verified.styles_of(tree, given[-1])
             title = f"requests to the clone, to verify ({number + 1}/{count})"
             found = hooks.remember(

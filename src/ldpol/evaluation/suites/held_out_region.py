@@ -15,6 +15,7 @@ import numpy as np
 from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.intervals import Ratio, difference
+from ldpol.evaluation.metrics import occupied
 from ldpol.evaluation.tables import Column, Row, Table, signed, write
 from ldpol.measures import nearest
 from ldpol.reference import IN_BOX, TRAINED
@@ -72,8 +73,7 @@ class HeldOutRegion:
             scores[way] = context.sample(self, name, title, sample, targets, key).score
         for way, rows in {NEAREST: neighbours, CEILING: hidden}.items():
             name, title = f"held_out_region_{way}", f"the held-out region, {WAYS[way][0].lower()}"
-            again = np.repeat(rows, self.draws)
-            policies = jax.tree.map(lambda leaf: np.asarray(leaf)[again], context.archive.policies)  # noqa: B023
+            policies = rows_of(context.archive.policies, np.repeat(rows, self.draws))
             key = context.key_for(f"held out region/{way}")
             scores[way] = context.evaluate(self, name, title, policies, key).score
         found = held_out_region_metrics(
@@ -147,13 +147,13 @@ def held_out_region_metrics(
     limits = np.asarray(edges) * grid.diagonal
     where = np.digitize(distance, limits, right=True)
     targets = np.repeat(np.asarray(reference.measures), draws, 0)
-    present = set(np.asarray(grid.index(jnp.asarray(reference.measures))).tolist())
+    present = occupied(grid, reference.measures)
     rows, errors = {}, {}
     for way, score in scores.items():
         error = np.linalg.norm(np.asarray(score.measures) - targets, axis=-1)
         errors[way] = error.reshape(-1, draws)
         bins = [errors[way][where == number] for number in range(3)]
-        reached = set(np.asarray(grid.index(jnp.asarray(score.measures))).tolist())
+        reached = occupied(grid, score.measures)
         rows[way] = {
             "mem": float(error.mean()),
             "mem_by_distance": [float(part.mean()) if part.size else None for part in bins],

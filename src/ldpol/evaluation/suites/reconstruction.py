@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
-from ldpol.evaluation.metrics import compare, jittered, slope, summarise
+from ldpol.evaluation.metrics import compare, jittered, occupied, slope, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
 from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
 from ldpol.settings import check
@@ -168,7 +166,7 @@ def reconstruction_metrics(
             parts[name]["ceiling"] = compare(grid, part["reference"], part["ceiling"], offset)
         else:
             parts[name] = {}
-    filled = {name: _cells(grid, score.measures) for name, score in [*scores.items(), ("uniform", uniform)]}
+    filled = {name: occupied(grid, score.measures) for name, score in [*scores.items(), ("uniform", uniform)]}
     original = summarise(grid, reference, offset)
     free = summarise(grid, uniform, offset)
     size = generator.nbytes
@@ -213,7 +211,3 @@ def _aim(reference: Score, score: Score, found: Mapping[str, Any], ceiling: Mapp
         "aim": found["success_rate"] / own if own else float("nan"),
         "slope": slope(np.asarray(reference.measures), np.asarray(score.measures)),
     }
-
-
-def _cells(grid: Tessellation, measures: Array) -> set[int]:
-    return set(np.asarray(grid.index(jnp.asarray(measures))).tolist())
