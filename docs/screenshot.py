@@ -20,7 +20,7 @@ from ldpol.explore.app import create_app, names_of
 from ldpol.explore.explorer import Explorer
 from ldpol.explore.source import open_model
 
-ASKED, MOMENT = "#ask=0.55%2C0.1", 1.3
+ASKED, MOMENT = "#ask=0.3%2C0.8", 1.3
 """What the address asks for, and the second of the film."""
 
 
