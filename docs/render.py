@@ -305,21 +305,14 @@ SCORERS = {
     "ldpol, vmap": "the same, lanes first",
     "qdax, sharded": "scorer that stores transitions, as QDax's, split over the cores",
     "qdax": "the same in one program with XLA's threads, as QDax runs it",
-    "physics": "bare physics, no policies",
     "lanes last": "bare physics, no policies, lanes last",
     **{f"vmap, {lanes} lanes": f"bare physics, no policies, plain `vmap` of {lanes}" for lanes in (64, 128)},
 }
 
 
-def _rollouts() -> dict[str, Any]:
-    """Return the measurements by task; of one task alone they are not nested."""
-    found = read("bench_rollout")["results"]
-    return {"walker2d": found} if "steps_per_second" in found else found
-
-
 def rollouts() -> str:
     rows = []
-    for task, found in _rollouts().items():
+    for task, found in read("bench_rollout")["results"].items():
         rates = found["steps_per_second"]
         for name in sorted(rates, key=list(SCORERS).index):
             numbers = (show(rates[name].get(kind), ",.0f") for kind in ("full", "useful"))
@@ -328,7 +321,7 @@ def rollouts() -> str:
 
 
 def rollout_memory() -> str:
-    memory, lengths = _rollouts()["walker2d"]["memory"], ("250", "1000")
+    memory, lengths = read("bench_rollout")["results"]["walker2d"]["memory"], ("250", "1000")
     rows = []
     for name, sizes in memory.items():
         used = [sum(sizes[length][part] for part in ("temporaries", "outputs")) / 1e6 for length in lengths]
