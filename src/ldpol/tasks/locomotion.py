@@ -124,15 +124,18 @@ def make_task(
         env.sys = env.sys.replace(gravity=env.sys.gravity * gravity, geom_friction=env.sys.geom_friction * friction)
     touches = _ground_contact(env, spec.feet)
     # `env.observation_size` would play a reset op by op, which takes ten seconds; its shape is enough.
-    observation = jax.eval_shape(env.reset, jax.random.key(0)).obs
+    with jax.numpy_rank_promotion("allow"):
+        observation = jax.eval_shape(env.reset, jax.random.key(0)).obs
 
     def reset(key: Key) -> TaskState:
-        state = env.reset(key)
+        with jax.numpy_rank_promotion("allow"):  # Brax does
+            state = env.reset(key)
         return TaskState(state.pipeline_state, state.obs, state.reward, state.done)
 
     def step(state: TaskState, action: Array) -> TaskState:
         before = State(state.physics, state.observation, state.reward, state.done)
-        after = env.step(before, jnp.clip(action, -1.0, 1.0))
+        with jax.numpy_rank_promotion("allow"):  # Brax does
+            after = env.step(before, jnp.clip(action, -1.0, 1.0))
         # Without termination Brax returns a Python float, which would change the type of a loop's carry.
         return TaskState(after.pipeline_state, after.obs, after.reward, jnp.asarray(after.done, jnp.float32))
 
