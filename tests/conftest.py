@@ -14,8 +14,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
-# Shapes that only fit by promotion hide mistakes. A command that a test starts inherits nothing of this.
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
