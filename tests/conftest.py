@@ -1,5 +1,6 @@
 """Two CPU devices for every test, a compilation cache, and what is slow to compile shared by the session."""
 
+import gc
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax  # noqa: E402
 
+gc.set_threshold(100_000, 50, 50)  # traces are millions of objects, and looking through them takes a sixth of the time
 jax.config.update("jax_num_cpu_devices", 2)
 
 import jax.numpy as jnp  # noqa: E402

@@ -28,14 +28,20 @@ WANTED = jnp.array([-0.5, 3.0])
 def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # noqa: B008
     """A generator of two measures with random weights everywhere: nothing is masked by an initial zero."""
     latent, none = jnp.zeros(AUTOENCODER.latent), null_condition(2)
-    decoder = jax.jit(Decoder(shape, AUTOENCODER).init)(jax.random.key(0), latent, none)["params"]
-    network = make_network(NETWORK, image_shape(AUTOENCODER))
-    image = jnp.zeros(image_shape(AUTOENCODER))
-    denoiser = jax.jit(network.init)(jax.random.key(1), image, jnp.zeros(()), none)["params"]
-    leaves, structure = jax.tree.flatten((decoder, denoiser))
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    shaken = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    decoder, denoiser = jax.tree.unflatten(structure, shaken)
+    network, image = make_network(NETWORK, image_shape(AUTOENCODER)), jnp.zeros(image_shape(AUTOENCODER))
+
+    @jax.jit
+    def init():
+        made = (
+            Decoder(shape, AUTOENCODER).init(jax.random.key(0), latent, none)["params"],
+            network.init(jax.random.key(1), image, jnp.zeros(()), none)["params"],
+        )
+        leaves, structure = jax.tree.flatten(made)
+        keys = jax.random.split(jax.random.key(2), len(leaves))
+        shaken = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+        return jax.tree.unflatten(structure, shaken)
+
+    decoder, denoiser = init()
     return PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,

@@ -141,24 +141,25 @@ def test_a_set_holds_rows_that_differ_and_diffusion_fills_it_up():
     bank = make_bank(draws, place.astype(np.float32), speed[:, None], quality=zero, log_weight=zero, trait_names=["speed"])  # fmt: skip  # noqa: E501
     condition = make_condition(jnp.array([0.2, 0.2]))
 
-    def speeds(count, seed, condition=condition, **how):
+    def speeds(count, seeds, condition=condition, **how):
+        """The speeds of `count` answers for each of many keys; None where diffusion answers."""
         drawn = jnp.full((count, 4, 4, 1), 7.0), jnp.full((count, 2), 0.5)
-        make = jax.jit(lambda key: answer_set(key, bank, condition, KERNEL, drawn, **how))
-        latent, _, source = make(jax.random.key(seed))
-        same = (jnp.abs(latent[:, None] - draws.latents[None]) < 1e-6).all((2, 3, 4))
-        assert (same.any(1) == source.verified).all() and ((latent == 7.0).all((1, 2, 3)) != source.verified).all()
-        return [float(speed[int(row.argmax())]) if row.any() else None for row in np.asarray(same)]
+        make = jax.jit(jax.vmap(lambda seed: answer_set(jax.random.key(seed), bank, condition, KERNEL, drawn, **how)))
+        latents, _, source = make(jnp.arange(seeds))
+        same = (jnp.abs(latents[:, :, None] - draws.latents[None, None]) < 1e-6).all((3, 4, 5))
+        assert (same.any(2) == source.verified).all()
+        assert ((latents == 7.0).all((2, 3, 4)) != source.verified).all()
+        return [[float(speed[row.argmax()]) if row.any() else None for row in rows] for rows in np.asarray(same)]
 
-    for seed in range(20):
-        one, other = speeds(2, seed)
-        assert other == (10.0 if one < 5 else 0.0)
-        assert sorted(speeds(5, seed)) == [0.0, 1.0, 2.0, 9.0, 10.0]
-        seven = speeds(7, seed)
+    pairs = speeds(2, 60)
+    assert all(other == (10.0 if one < 5 else 0.0) for one, other in pairs)
+    assert {one for one, _ in pairs} == {0.0, 1.0, 2.0, 9.0, 10.0}  # any row may come first
+    assert all(sorted(five) == [0.0, 1.0, 2.0, 9.0, 10.0] for five in speeds(5, 20))
+    for seven in speeds(7, 20):
         assert sorted(seven[:5]) == [0.0, 1.0, 2.0, 9.0, 10.0] and seven[5:] == [None, None]
-    assert {speeds(2, seed)[0] for seed in range(60)} == {0.0, 1.0, 2.0, 9.0, 10.0}  # any row may come first
-    assert speeds(3, 0, make_condition(jnp.array([0.5, 0.5]))) == [None] * 3
+    assert speeds(3, 1, make_condition(jnp.array([0.5, 0.5]))) == [[None] * 3]
     fast = make_condition(jnp.array([0.2, 0.2]), text=jnp.array([1.0]), words=1)
-    assert sorted(speeds(3, 0, fast, claims=(("speed", 8.0, np.inf),)), key=str) == [10.0, 9.0, None]
+    assert sorted(speeds(3, 1, fast, claims=(("speed", 8.0, np.inf),))[0], key=str) == [10.0, 9.0, None]
 
 
 def test_values_that_are_not_finite_are_refused():

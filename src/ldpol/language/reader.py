@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ldpol.errors import UserError
 from ldpol.language.claims import Claim, bounds_from_json, bounds_to_json
 from ldpol.language.text import TextEncoder, wordllama_encoder
-from ldpol.language.understanding import TowerConfig, make_tower, understand
+from ldpol.language.understanding import TextTower, TowerConfig, make_tower, understand
 from ldpol.types import Array, PyTree
 
 WORDLLAMA = "wordllama"
@@ -68,8 +68,12 @@ def read(language: Language, params: PyTree, texts: Sequence[str], encoder: Text
     encoder = load_encoder(language) if encoder is None else encoder
     tokens = encoder.tokens(texts)
     tower = make_tower(language.tower, len(language.claims))
-    one = partial(understand, tower, params)
-    return jax.vmap(one)(jnp.asarray(tokens.embeddings), jnp.asarray(tokens.mask))
+    return _understand_all(tower, params, jnp.asarray(tokens.embeddings), jnp.asarray(tokens.mask))
+
+
+@partial(jax.jit, static_argnums=0)  # a call on the host; op by op it takes a second for every new length of text
+def _understand_all(tower: TextTower, params: PyTree, embeddings: Array, mask: Array) -> Array:
+    return jax.vmap(partial(understand, tower, params))(embeddings, mask)
 
 
 def language_to_json(language: Language) -> dict[str, Any]:
