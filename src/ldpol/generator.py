@@ -356,7 +356,8 @@ class PolicyGenerator:
 
     def _packed(self) -> bytearray:
         about = {**settings_of(self), "columns": [] if self.bank is None else list(self.bank.columns)}
-        return storage.pack(compress(arrays_of(self), self.precision), kind=KIND, about=about)
+        stored = jax.jit(compress, static_argnums=1)(arrays_of(self), self.precision)
+        return storage.pack(stored, kind=KIND, about=about)
 
     def save(self, path: Path | str, precision: Precision | None = None) -> int:
         """Write the generator to one file; `ldpol.load` reads it.

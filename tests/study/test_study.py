@@ -286,10 +286,19 @@ def test_figure_holds_every_row():
 
 
 def call(workdir, *more):
-    command = [sys.executable, "-m", "ldpol.experiments", "study", "--config", "experiments/studies/retention.py:smoke"]
+    """Run the study with the toy in place of physics."""
+    command = [
+        sys.executable,
+        "-m",
+        "campaign.toy_stage",
+        "study",
+        "--config",
+        "experiments/studies/retention.py:smoke",
+    ]
+    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [*command, "--workdir", str(workdir), *more],
-        cwd=ROOT, capture_output=True, text=True, timeout=1800, env=os.environ,
+        cwd=ROOT, capture_output=True, text=True, timeout=1800, env=os.environ | {"PYTHONPATH": paths},
     )  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def train(
     )
     language, reader, captions = train_reader(config.language, archive, place, hooks=hooks, key=key_for(key, "reader"))
     posterior = encoder.encode(archive.policies)
-    stored = jax.device_put(expand(compress(decoder, config.precision)), copied_to(mesh))
+    stored = jax.device_put(jax.jit(lambda tree: expand(compress(tree, config.precision)))(decoder), copied_to(mesh))
     verified = verify_draws(
         posterior,
         data.measures,
