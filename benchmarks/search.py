@@ -62,9 +62,9 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--searches", nargs="+", default=list(SEARCHES), choices=list(SEARCHES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--seconds", type=float, default=480.0, help="of each search")
-    parser.add_argument("--at", nargs="+", type=float, default=[120.0, 240.0, 480.0], help="seconds")
-    parser.add_argument("--steps", nargs="+", type=float, default=[10e6, 20e6], help="environment steps")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each search")
+    parser.add_argument("--at", nargs="+", type=float, default=[60.0, 120.0], help="seconds")
+    parser.add_argument("--steps", nargs="+", type=float, default=[20e6], help="environment steps")
     parser.add_argument("--workdir", type=Path, default=Path("results/search-walker2d"))
     parser.add_argument("--gather", action="store_true", help="run nothing; make tables of the runs that are there")
     options = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
     made: dict[str, dict[str, Any]] = {}
     for seed in options.seeds:
         for search in options.searches:
-            config = SearchConfig(search, map_elites=MapElitesConfig(batch=64) if options.quick else MapElitesConfig())
+            config = SearchConfig(search, map_elites=MapElitesConfig(batch=128) if options.quick else MapElitesConfig())
             path = options.workdir / f"{search}-{seed}.json"
             if not path.is_file() and options.gather:
                 continue
@@ -161,9 +161,9 @@ def time_shares(
 ) -> dict[str, float]:
     """Return the shares of a search's time that physics and learning take, each timed alone on all devices."""
     mesh = policy_mesh()
-    lanes = jax.random.split(jax.random.key(0), config.rollout.lanes * mesh.size)
-    lanes = jax.device_put(lanes, split_over(mesh))
-    physics = jax.jit(split(mesh, partial(bare, task)))
+    how = config.rollout.on(jax.devices()[0].platform)
+    lanes = jax.device_put(jax.random.split(jax.random.key(0), how.lanes * mesh.size), split_over(mesh))
+    physics = jax.jit(split(mesh, partial(bare, task, how.layout == "last")))
     ppo_config = config.ppga.ppo
     local = replace(ppo_config, environments=ppo_config.environments // mesh.size)
     state = ppo.init(local, task, shape, jax.random.key(0))
@@ -236,11 +236,9 @@ def targets(summary: dict[str, dict[str, dict[str, Any]]]) -> list[common.Target
     return [
         common.Target("best fitness of PPGA over MAP-Elites", over("ppga", "best"), 1.3),
         common.Target("best fitness of the hybrid over MAP-Elites", over("hybrid", "best"), 1.3),
-        common.Target(
-            "QD score of the better over MAP-Elites", max(over(name, "qd_score") for name in ("ppga", "hybrid")), 1.15
-        ),
+        common.Target("QD score of the hybrid over MAP-Elites", over("hybrid", "qd_score"), 1.15),
         common.Target("std of measures, MAP-Elites over the hybrid", 1 / over("hybrid", "measure_std"), 1.0),
-        *(common.Target(f"share of physics, {name}", mean(name, "physics_share"), 0.7) for name in SEARCHES),
+        common.Target("share of time that is not physics, PPGA", 1 - mean("ppga", "physics_share"), 0.5),
     ]
 
 

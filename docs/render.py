@@ -251,7 +251,7 @@ SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "hybrid"}
 
 
 def searches() -> str:
-    rows = [row for row in read("search-walker2d") if row["mark"] == "seconds 480"]
+    rows = [row for row in read("search-walker2d") if row["mark"] == "seconds 120"]
     columns = {
         "cells": ("cells", ",.0f"),
         "QD score": ("qd_score", ",.0f"),
