@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ldpol.generator import PolicyGenerator
     from ldpol.generator_file import load
     from ldpol.hooks import Hooks
+    from ldpol.keeping import Keeper
     from ldpol.models import list_models
     from ldpol.network_reader import network
     from ldpol.networks import MLP, CustomNetwork
@@ -46,6 +47,7 @@ __all__ = [
     "Distilled",
     "Grid",
     "Hooks",
+    "Keeper",
     "Player",
     "PolicyGenerator",
     "Reduction",
@@ -110,6 +112,7 @@ _HOMES = {
     "generator": ("PolicyGenerator",),
     "generator_file": ("load",),
     "hooks": ("Hooks",),
+    "keeping": ("Keeper",),
     "models": ("list_models",),
     "planning.adaptation": ("AdaptConfig", "Adaptation", "adapt"),
     "player": ("Player", "make_player"),
