@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("storage", "precision", "rollout", "models"),
     ("session", "film", "train_loop"),
     ("hooks",),
-    ("archive", "traits"),
+    ("archive", "keeping", "traits"),
     ("player",),
     ("reference", "search"),
     ("model",),

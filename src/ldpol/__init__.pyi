@@ -20,6 +20,7 @@ from .evaluation.protocol import evaluate
 from .generator import PolicyGenerator
 from .generator_file import load
 from .hooks import Hooks
+from .keeping import Keeper
 from .models import list_models
 from .network_reader import network
 from .networks import MLP, CustomNetwork
@@ -41,6 +42,7 @@ __all__ = [
     "Distilled",
     "Grid",
     "Hooks",
+    "Keeper",
     "MLP",
     "Player",
     "PolicyGenerator",

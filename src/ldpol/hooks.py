@@ -39,7 +39,7 @@ class Hooks:
     """What the caller of long work may replace.
 
     Attributes:
-      fit: the gradient loop; the command line's writes checkpoints.
+      fit: the gradient loop; a `Keeper`'s writes checkpoints.
       memo: keeps results; by default nothing is kept.
       log: takes metrics as they come.
       progress: shows how far the work is.

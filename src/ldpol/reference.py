@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ldpol.archive import Archive, check_import, check_task, checked, take
+from ldpol.archive import Archive, check_import, check_task, checked, depends_on, take
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
@@ -58,9 +57,9 @@ def reevaluate(
     check_task(archive, task)
     player = make_player(task, archive.network.apply, episodes=episodes) if player is None else player
     title = "evaluating the elites again"
-    depends_on = {"episodes": player.episodes, "key": np.asarray(jax.random.key_data(key)).tolist()}
+    about = {"episodes": player.episodes, **depends_on(archive, task, key)}
     found = hooks.remember(
-        "again", depends_on, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
+        "again", about, lambda: player(archive.policies, key, title=title, progress=hooks.progress), BLANK
     )
     archive = check_import(archive, task, key, found.score) if check else checked(archive)
     return dataclasses.replace(

@@ -1,5 +1,6 @@
-"""Checks that every settings dataclass runs in `__post_init__`: types by annotation, numbers by their bounds."""
+"""Settings dataclasses: checks of types and bounds that each runs in `__post_init__`, and how they are made."""
 
+import ast
 import dataclasses
 import math
 import types
@@ -58,6 +59,33 @@ def check(config: Any, *, least: Bounds | None = None, most: Bounds | None = Non
                 fail(config, name, f"must be {words} {bound:g}, found {value!r}")
 
 
+def build(cls: type[T], values: Any, **elsewhere: Any) -> T:
+    """Build a settings dataclass from nested sections of values, as a file or a config holds them; lists become tuples.
+
+    Args:
+      cls: the dataclass.
+      values: anything indexed by the names of its fields; nested settings are sections of their own, and other keys
+        are left alone.
+      **elsewhere: fields that are not in the section.
+
+    Raises:
+      SettingsError: naming the field whose value makes no sense, from the outermost dataclass on.
+    """
+    hints, made = typing.get_type_hints(cls), dict(elsewhere)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if field.name in made:
+            continue
+        value = values[field.name]
+        if dataclasses.is_dataclass(hints[field.name]):
+            try:
+                made[field.name] = build(hints[field.name], value)
+            except SettingsError as error:
+                raise SettingsError(cls.__name__, f"{field.name}.{error.name}", error.problem) from error
+        else:
+            made[field.name] = tuple(value) if isinstance(value, list) else value
+    return cls(**made)
+
+
 def revise(settings: T, **changes: Any) -> T:
     """Return settings with other values; a dict changes fields of nested settings.
 
@@ -65,6 +93,32 @@ def revise(settings: T, **changes: Any) -> T:
     """
     nested = {name: revise(getattr(settings, name), **part) for name, part in changes.items() if isinstance(part, dict)}
     return dataclasses.replace(settings, **changes | nested)  # type: ignore[type-var]
+
+
+def read_like(text: str, old: Any) -> Any:
+    """Read a text of a command line as a value that can stand in the place of `old`.
+
+    Args:
+      text: a Python literal, or else taken as it is. A whole number may stand for a float, a value or a list for a
+        tuple, and words with commas between them for a tuple of texts.
+      old: None may become anything.
+
+    Raises:
+      UserError: if the value is of another type.
+    """
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if isinstance(old, tuple) and isinstance(value, str) and old and all(isinstance(item, str) for item in old):
+        value = tuple(name.strip() for name in value.split(",") if name.strip())
+    if isinstance(old, tuple) and isinstance(value, list | int | float):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    if old is not None and type(value) is not type(old):
+        raise UserError(f"takes a {type(old).__name__} (now {old!r}), found {text!r} ({type(value).__name__})")
+    return value
 
 
 def fail(config: Any, name: str, problem: str) -> typing.NoReturn:

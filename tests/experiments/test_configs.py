@@ -8,7 +8,7 @@ import pytest
 from ldpol.distillation import DistillConfig, published
 from ldpol.errors import UserError
 from ldpol.experiments import configs
-from ldpol.experiments.configs import as_json, differences, load_config, restrict
+from ldpol.experiments.configs import as_json, load_config
 from ldpol.experiments.variants import VARIANTS
 from ldpol.model.condition import null_condition
 from ldpol.model.denoiser import DenoiserConfig, make_network
@@ -180,12 +180,6 @@ def test_names_become_a_tuple(text):
     assert load_config(WALKER, ["eval.suites=guidance"]).eval.suites == ("guidance",)
 
 
-def test_restriction():
-    known = {"a": 0, "b": {"c": 0}}
-    assert restrict({"a": 1, "b": {"c": [2], "d": 3}, "e": 4}, known) == {"a": 1, "b": {"c": [2]}}
-    assert restrict({"b": 5}, known) == {"b": 5} and restrict(3, known) == 3
-
-
 def test_the_config_is_locked():
     config = load_config(WALKER, ["seed=3"])
     with pytest.raises(AttributeError):
@@ -273,10 +267,3 @@ def test_settings_that_make_no_sense_are_refused_before_anything_runs(override, 
 
 def test_sections_as_json():
     assert set(as_json(load_config(WALKER), "seed", "task")) == {"seed", "task"}
-
-
-def test_differences():
-    old = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "gone": 0}
-    new = {"a": 1, "b": {"c": [1, 3], "d": "x"}, "new": 5}
-    assert differences(old, new) == ["b.c: [1, 2] -> [1, 3]", "gone: 0 -> None", "new: None -> 5"]
-    assert differences(old, old) == []

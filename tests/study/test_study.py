@@ -25,7 +25,6 @@ from ldpol.evaluation import retention
 from ldpol.evaluation.intervals import over_seeds
 from ldpol.evaluation.metrics import action_distance
 from ldpol.experiments import configs
-from ldpol.experiments.study import chosen
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
 from ldpol.model.sampler import SamplerConfig
@@ -94,10 +93,10 @@ def test_rows_of_the_config():
 
 def test_a_typo_names_the_nearest():
     rows, base = rows_of()
-    assert list(chosen(rows, ("ours_int8", "ours"))) == ["ours", "ours_int8"]
-    assert chosen(rows, ("all",)) == rows
+    assert list(study.choose(rows, ("ours_int8", "ours"))) == ["ours", "ours_int8"]
+    assert study.choose(rows, ("all",)) == rows
     with pytest.raises(UserError, match="unknown row 'our_int8'; did you mean 'ours_int8'"):
-        chosen(rows, ("our_int8",))
+        study.choose(rows, ("our_int8",))
     with pytest.raises(TypeError, match="ranks"):
         revise(base, autoencoder={"architecture": {"ranks": 3}})
 

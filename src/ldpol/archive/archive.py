@@ -13,7 +13,7 @@ from ldpol.archive.grid import Tessellation, check_grid, grid_from_json
 from ldpol.errors import UserError
 from ldpol.networks import MLP, Network
 from ldpol.tasks import Task
-from ldpol.types import Array, Params
+from ldpol.types import Array, Key, Params
 
 KIND = "archive"
 IMPORTED = "imported"
@@ -129,6 +129,21 @@ def check_task(archive: Archive, task: Task) -> None:
 
 def save(archive: Archive, path: Path) -> None:
     """Write the archive to the file `path`, atomically, without pickle."""
+    arrays, about = _content(archive)
+    storage.save(path, arrays, kind=KIND, about=about)
+
+
+def depends_on(archive: Archive, task: Task | None, key: Key) -> dict[str, Any]:
+    """Return what work on an archive depends on beside its own settings, as JSON values, for `Hooks.memo`."""
+    return {
+        "task": {} if task is None else dict(task.settings),
+        "archive": storage.fingerprint_of(*_content(archive)),
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+    }
+
+
+def _content(archive: Archive) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays and the description that an archive's file holds."""
     arrays = {"policies": archive.policies, "fitness": archive.fitness, "measures": archive.measures}
     if archive.traits is not None:
         arrays["traits"] = archive.traits
@@ -138,7 +153,7 @@ def save(archive: Archive, path: Path) -> None:
         "network": archive.network.to_json(),
         "settings": dict(archive.settings),
     }
-    storage.save(path, arrays, kind=KIND, about=about)
+    return arrays, about
 
 
 def load(path: Path, network: Network | None = None) -> Archive:

@@ -59,6 +59,10 @@ class Replay:
         best = self.candidates[0] if self.candidates else None
         return best if best is not None and best[1].quality > self.agreement.quality else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the verdict and what it is based on, as JSON values."""
+        return {"verdict": self.verdict, "rank": self.agreement.rank, "miss": self.agreement.miss}
+
 
 def compare(archive: Archive, score: Score) -> tuple[Verdict, Agreement]:
     """Judge new scores `[N]` of all elites of an archive against the stored ones."""

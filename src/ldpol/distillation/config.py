@@ -1,4 +1,4 @@
-"""Settings of distillation: every default in one place, checked when made; the published method as a variant."""
+"""Settings of distillation: every default in one place, checked when made."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -274,56 +274,6 @@ class DistillConfig:
         """Check the settings, also those that must fit each other."""
         check(self, least={"episodes": 1, "chunk": 1})
         make_network(self.denoiser.architecture, image_shape(self.autoencoder.architecture))
-
-
-def published(config: DistillConfig = DistillConfig()) -> DistillConfig:
-    """Return the published method: parameter MSE, a matrix-emitting hypernetwork, eps-prediction, 100 DDIM steps.
-
-    What it does not set, such as episodes and chunks, is taken from `config`.
-    """
-    autoencoder, denoiser = config.autoencoder, config.denoiser
-    return replace(
-        config,
-        weights=WeightsConfig(quality=0.0, balance=0.0, radius=config.weights.radius),
-        collect=CollectConfig(repeats=1, episodes=2, states=8, noise=0.0),
-        autoencoder=AutoencoderTraining(
-            architecture=replace(
-                autoencoder.architecture,
-                latent=(4, 4, 4),
-                head="matrix",
-                context=16,
-                layers=0,
-                hidden=16,
-                octaves=0,
-                encoder="convolution",
-                normalise=False,
-            ),
-            loss=replace(autoencoder.loss, kind="parameters", kl=1e-6, policies=32, states=1, noise=0.0),
-            # 1000 epochs of about 7,000 elites in batches of 32, constant rate in the original.
-            optimiser=replace(autoencoder.optimiser, steps=220000, rate=1e-4),
-            dagger_rounds=0,
-        ),
-        verify=replace(config.verify, rounds=0),
-        denoiser=DenoiserTraining(
-            architecture=replace(
-                denoiser.architecture, network="unet", channels=(64, 128, 256), embedding=256, octaves=5, joint=64
-            ),
-            loss=replace(
-                denoiser.loss,
-                schedule="cosine",
-                parametrisation="eps",
-                batch=32,
-                noise=0.0,
-                target="sample",
-                visited=0.0,
-                weighting="target",
-            ),
-            optimiser=replace(denoiser.optimiser, steps=110000, rate=1e-3, decay=0.01),
-        ),
-        language=replace(config.language, captions=0),
-        sampler=replace(config.sampler, steps=100, method="ddim"),
-        precision="float32",
-    )
 
 
 CELL = 0.02

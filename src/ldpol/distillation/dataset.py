@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh
 
+from ldpol import storage
 from ldpol.archive import Archive
 from ldpol.distillation.config import CollectConfig, WeightsConfig
 from ldpol.hooks import Hooks
+from ldpol.keeping import KIND
 from ldpol.measures import parts
 from ldpol.rollout import Apply, RolloutConfig, copied_to, keep_states, over_chunks, rollout_batch
 from ldpol.tasks import Task
@@ -171,3 +174,10 @@ def make_dataset(archive: Archive, weights: WeightsConfig, first: PyTree, room: 
     filled = np.asarray(first["states"].shape[1], np.int32)
     host: tuple[Any, ...] = (measures, drawn, states, actions, filled)
     return Dataset(archive.policies, *host)
+
+
+def kept_states(folder: Path) -> np.ndarray:
+    """Return the observations `[B, O]` that a training with a `Keeper` of this folder learnt from, elite by elite."""
+    paths = [folder / "data", *sorted(folder.glob("dagger-*"))]
+    states = np.concatenate([storage.load(path, kind=KIND)[0]["states"] for path in paths], 1)
+    return states.reshape(-1, states.shape[-1]).astype(np.float32)

@@ -1,7 +1,7 @@
 """The method on one page: states, autoencoder with DAgger, latents, reliability, denoiser, generator.
 
 Archives to one latent diffusion model of policies after Hegde et al., "Generating behaviorally diverse policies with
-latent diffusion models" (NeurIPS 2023); `config.published` is their method, the defaults are ours.
+latent diffusion models" (NeurIPS 2023); `presets.published` is their method, the defaults are ours.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol import archive as archives
+from ldpol import storage
 from ldpol.archive import Archive
 from ldpol.distillation.autoencoder import make_decode, train_autoencoder
 from ldpol.distillation.bank import keep_draws
@@ -89,7 +90,7 @@ def train(
         scores, and there is no DAgger, no verification and no language.
       check: refuse an import whose policies do not do what is stored, see `archive.check_import`.
       player: evaluates policies of this network on this task; None compiles one.
-      hooks: the gradient loop, kept results, log and progress.
+      hooks: the gradient loop, kept results, log and progress; those of a `Keeper` make it resumable.
 
     Raises:
       UserError: if the archive is unsound, does not fit the task, or lacks what the settings ask for.
@@ -110,12 +111,15 @@ def train(
     history: list[dict[str, Any]] = []
     hooks = _with_history(hooks, history)
     network, mesh, trainers, training = archive.network, policy_mesh(), training_mesh(), config.autoencoder
-    depends_on = {"settings": dataclasses.asdict(config), "key": np.asarray(jax.random.key_data(key)).tolist()}
+    depends_on = {"settings": dataclasses.asdict(config), **archives.depends_on(archive, task, key)}
     how: dict[str, Any] = {"rollout": config.rollout, "chunk": config.chunk, "mesh": mesh}
     visit = None
     if place is not None:
         player = make_player(place, network.apply, episodes=config.episodes, **how) if player is None else player
         visit = make_visit(place, network.apply, config.collect, **how, hooks=hooks)
+        depends_on |= {"episodes": player.episodes}
+    else:
+        depends_on |= {"states": storage.fingerprint_of({"states": seen_elsewhere}, {})}
 
     def first() -> dict[str, np.ndarray]:
         if visit is None:

@@ -94,6 +94,7 @@ class Context:
       key: decides everything random.
       hooks: of the caller.
       observations: gives `[B, O]` states in which policies are compared.
+      identity: what all results depend on, as JSON values: archive, split, generator, task and key.
     """
 
     generator: PolicyGenerator
@@ -104,6 +105,7 @@ class Context:
     key: Key
     hooks: Hooks
     observations: Callable[[], np.ndarray]
+    identity: Mapping[str, Any]
 
     @property
     def reference(self) -> Score:
@@ -126,7 +128,7 @@ class Context:
     def cached(self, suite: Suite, name: str, compute: Callable[[], T], blank: T) -> T:
         """Return what `compute` makes, or what an earlier run with an equal suite left; see `Hooks.remember`."""
         settings = asdict(suite)  # type: ignore[call-overload]
-        about = {"episodes": self.player.episodes, "suite": suite.name, "settings": settings}
+        about = {"episodes": self.player.episodes, "suite": suite.name, "settings": settings, **self.identity}
         return self.hooks.remember(name, about, compute, blank)
 
     def evaluate(

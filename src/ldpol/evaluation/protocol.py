@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldpol.archive import Archive, check, check_task
+from ldpol import storage
+from ldpol.archive import Archive, check, check_task, depends_on
 from ldpol.errors import UserError
 from ldpol.evaluation.context import Context, Suite
 from ldpol.evaluation.suites.reconstruction import Reconstruction
 from ldpol.generator import PolicyGenerator
+from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.hooks import Hooks
 from ldpol.player import Player, make_player
 from ldpol.reference import Split
@@ -56,6 +58,11 @@ def open_context(
         key=key,
         hooks=hooks,
         observations=partial(visited, archive, task, player, key, hooks) if observations is None else observations,
+        identity={
+            "model": storage.fingerprint_of(arrays_of(generator), settings_of(generator)),
+            "split": storage.fingerprint_of({"kind": split.kind}, {}),
+            **depends_on(archive, task, key),
+        },
     )
 
 

@@ -9,7 +9,7 @@ from ldpol import session, storage
 from ldpol.evaluation.metrics import summarise
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
-from ldpol.experiments.keeping import Keeper, check_equal
+from ldpol.keeping import Keeper
 from ldpol.rollout import copied_to, policy_mesh
 from ldpol.search.archive_search import SEARCHES, compile_step, make_search, row_of, start_search
 from ldpol.types import Score
@@ -26,26 +26,25 @@ def run(config: Config, workdir: Path) -> None:
       UserError: if the folder holds a search with other settings.
     """
     folder, elites, mesh = workdir / "archive", stages.elites_of(workdir), policy_mesh()
-    checkpoint, total, settings = folder / "checkpoint", config.archive.iterations, configs.search_of(config)
+    total, settings, about = config.archive.iterations, configs.search_of(config), configs.as_json(config, *SECTIONS)
     task, quiet = configs.task_of(config), configs.task_of(config, reset_noise=config.archive.search_noise)
     search, network, grid = make_search(task, settings, search_task=quiet, mesh=mesh)
-    key, about = stages.key_of(config, "archive"), configs.as_json(config, *SECTIONS)
-    state, history = start_search(search, key, mesh), []
-
-    if storage.exists(checkpoint):
-        state, found = storage.load_state(
-            checkpoint, state, kind="search", check=lambda kept: check_equal(kept["config"], about, folder, GROWS)
-        )
-        history = found["history"]
-        if history[-1]["iteration"] >= total and storage.exists(elites) and (folder / "metrics.json").is_file():
-            session.say(f"archive: already done ({history[-1]['cells']} elites in {elites})")
-            archive = archives.load(elites)
-            stages.reevaluated(config, workdir, archive, task, stages.player_of(config, task, archive))
-            return
-        session.say(f"archive: resuming after iteration {history[-1]['iteration']}")
+    key = stages.key_of(config, "archive")
+    state = start_search(search, key, mesh)
+    keeper = Keeper(
+        folder,
+        "archive",
+        about=lambda depends_on: {"config": about},
+        check=lambda found, now, path: stages.check_equal(found["config"], about, folder, GROWS),
+    )
+    state, history = keeper.restore("checkpoint", state, kind="search"), keeper.rows
     first = len(history)
-    timer = session.Timer(history[-1]["seconds"] if history else 0.0)
-    keeper = Keeper("archive", folder, lambda depends_on: about)
+    if first >= total and storage.exists(elites) and (folder / "metrics.json").is_file():
+        session.say(f"archive: already done ({history[-1]['cells']} elites in {elites})")
+        stages.reevaluated(config, workdir, archives.load(elites), task)
+        return
+    if first:
+        session.say(f"archive: resuming after iteration {first}")
     if first < total:
         with session.working("archive: compiling the search"):
             state, key = jax.device_put((state, key), copied_to(mesh))
@@ -53,14 +52,13 @@ def run(config: Config, workdir: Path) -> None:
         with session.bar(f"archive: {SEARCHES[settings.search]} on {task.name}", total, first) as shown:
             for iteration in range(first, total):
                 state, metrics = step(state, jax.random.fold_in(key, iteration))
-                row = row_of(metrics) | {"seconds": round(timer.seconds, 3)}
+                row = row_of(metrics) | {"seconds": round(keeper.timer.seconds, 3)}
                 history.append(row)
                 keeper.scalars(iteration + 1, row)
                 shown.set_postfix_str(f"{row['cells']} elites, QD {row['qd_score']:.3g}, best {row['best']:.0f}", False)
                 shown.update()
                 if row["iteration"] % config.archive.checkpoint_every == 0 or row["iteration"] == total:
-                    kept = {"config": about, "history": history}
-                    storage.save_state(checkpoint, state, kind="search", about=kept)
+                    keeper.checkpoint("checkpoint", state, kind="search")
     keeper.close()
     made_with = tuple(sorted(configs.as_json(config)["task"].items()))
     archive = archives.from_qdax(state.repertoire, network, task, cells=grid, settings=made_with)
@@ -72,10 +70,8 @@ def run(config: Config, workdir: Path) -> None:
         f"archive: {len(archive)} elites of {grid.cells} cells, QD score {last['qd_score']:.4g}, "
         f"best {last['best']:.0f}, {last['env_steps'] / 1e6:.1f} M steps in {last['seconds']:.0f} s -> {elites}"
     )
-    archive = jax.device_get(archive)
-    again = stages.reevaluated(config, workdir, archive, task, stages.player_of(config, task, archive))
-    score = Score(again.fitness, again.measures, again.fitness)
-    found = summarise(grid, score, task.fitness_offset)
+    again = stages.reevaluated(config, workdir, jax.device_get(archive), task)
+    found = summarise(grid, Score(again.fitness, again.measures, again.fitness), task.fitness_offset)
     session.say(
         f"archive: evaluated again, {config.eval.episodes} episodes each: {found['cells']:.0f} cells, "
         f"QD score {found['qd_score']:.4g}, best {found['best']:.0f}"

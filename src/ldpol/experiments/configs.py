@@ -1,93 +1,72 @@
-"""Configs: files and overrides, `ml_collections` sections to the library's dataclasses and back, and the variants.
+"""Configs: files and overrides, and `ml_collections` sections to the library's dataclasses and back.
 
 Defaults live in the dataclasses; this is the only place that knows both forms.
 """
 
-import ast
 import dataclasses
 import difflib
+import importlib.util
 import json
 import typing
 from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias, TypeVar
 
 from ml_collections import ConfigDict
 
+from ldpol import settings
 from ldpol.distillation import DistillConfig
 from ldpol.errors import UserError
 from ldpol.evaluation import suites
 from ldpol.evaluation.context import Suite
-from ldpol.experiments.modules import load_module, own_task
 from ldpol.reference import check_split
 from ldpol.rollout import RolloutConfig
 from ldpol.search.archive_search import SearchConfig
-from ldpol.settings import SettingsError
 from ldpol.tasks import Task, make_task
 
 T = TypeVar("T")
 Config: TypeAlias = Any
 """A locked `ml_collections.ConfigDict`; what its attributes hold, no type checker can know."""
 SUITES = {suite.name: suite for suite in suites.ALL}
-SHARED = ("episodes", "rollout", "chunk")
-"""Fields of `DistillConfig` that a config keeps in one place for all stages."""
+SHARED = {"hidden": "policy.hidden", "episodes": "eval.episodes", "chunk": "rollout.chunk", "rollout": "rollout.device"}
+"""Fields of settings that a config keeps in one place for all stages, and where."""
 
 
 def base(task: str) -> Config:
     """Return the default config: a laptop's two cores, under twenty minutes for all stages."""
-    config: Config = ConfigDict()
-    config.seed = 0
-    config.task = ConfigDict({"name": task, "backend": "spring", "episode_length": 500, "reset_noise": 5e-3})
+    config: Config = ConfigDict({"seed": 0, "task": {}, "policy": {}, "rollout": {}, "archive": {}, "train": {}})
+    config.task.update(name=task, backend="spring", episode_length=500, reset_noise=5e-3)
     config.task.source = ""  # the config file, where it defines `make_task(config)`
-    config.policy = ConfigDict({"hidden": SearchConfig.hidden})
-    config.rollout = ConfigDict({"device": dataclasses.asdict(RolloutConfig()), "chunk": DistillConfig.chunk})
-    config.archive = as_section(SearchConfig(), "hidden", "rollout")
+    # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness, damage) take minutes.
+    config.eval = ConfigDict({"suites": ("reconstruction",)})
+    put_search(config, SearchConfig())
     # Reset noise while MAP-Elites searches; verification and PPGA have the task's.
     config.archive.update(search_noise=0.0, checkpoint_every=10)
-    config.train = as_section(DistillConfig(), *SHARED)
+    put_distill(config, DistillConfig())
     # Two corners, or as many low corners as high ones for a region of several boxes.
     config.train.held_out = ConfigDict({"fraction": 0.1, "low": (0.5, 0.5), "high": (0.6, 0.6)})
     config.train.update(steps_per_call=200, checkpoint_seconds=20.0)
-    # The other suites (guidance, composition, language, sequencing, held_out_region, steadiness, damage) take minutes.
-    config.eval = ConfigDict({"suites": ("reconstruction",), "episodes": DistillConfig.episodes})
-    for name, suite in SUITES.items():
-        section = as_section(suite(), "rollout")
-        config.eval.update(section if name == "reconstruction" else {name: section})
+    put_suites(config, [suite() for suite in suites.ALL])
     return config
 
 
-def as_section(settings: Any, *elsewhere: str) -> Config:
-    """Return a settings dataclass as a config section, without fields that lie elsewhere in the config."""
-    values = dataclasses.asdict(settings)
-    return ConfigDict({name: value for name, value in values.items() if name not in elsewhere})
+def as_section(values: Any, *elsewhere: str) -> Config:
+    """Return a settings dataclass as a config section, without the fields `elsewhere`."""
+    return ConfigDict({name: value for name, value in dataclasses.asdict(values).items() if name not in elsewhere})
 
 
 def build(cls: type[T], section: Config, path: str, **elsewhere: Any) -> T:
-    """Build a settings dataclass from a config section with the same keys, nested ones included.
-
-    Args:
-      cls: the dataclass.
-      section: other keys than its fields are left alone.
-      path: of the section, for messages.
-      **elsewhere: fields that are not in the section.
+    """Build a settings dataclass from the config section `path`; see `settings.build`.
 
     Raises:
       UserError: naming the key whose value makes no sense.
     """
-    hints, values = typing.get_type_hints(cls), dict(elsewhere)
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        if field.name not in values:
-            value = section[field.name]
-            nested = isinstance(value, ConfigDict)
-            values[field.name] = build(hints[field.name], value, f"{path}.{field.name}") if nested else _plain(value)
     try:
-        return cls(**values)
-    except SettingsError as error:
-        name = {"hidden": "policy.hidden", "chunk": "rollout.chunk"}.get(error.name, f"{path}.{error.name}")
+        return settings.build(cls, section, **elsewhere)
+    except settings.SettingsError as error:
+        name = SHARED[error.name] if error.name in elsewhere else f"{path}.{error.name}"
         raise UserError(f"{name} {error.problem}") from error
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def rollout_of(config: Config) -> RolloutConfig:
@@ -96,24 +75,58 @@ def rollout_of(config: Config) -> RolloutConfig:
 
 
 def task_of(config: Config, reset_noise: float | None = None) -> Task:
-    """Build the task; `reset_noise` replaces the config's."""
-    section = config.task
-    noise = section.reset_noise if reset_noise is None else reset_noise
-    if section.source:
-        return own_task(config, noise)
-    return make_task(section.name, backend=section.backend, episode_length=section.episode_length, reset_noise=noise)
+    """Build the task; `reset_noise` replaces the config's.
+
+    Raises:
+      UserError: if what the config file's `make_task(config)` returns is no task.
+    """
+    own: Any = ConfigDict(config.to_dict())
+    section = own.task
+    if reset_noise is not None:
+        section.reset_noise = reset_noise
+    if not section.source:
+        how = {name: section[name] for name in ("backend", "episode_length", "reset_noise")}
+        return make_task(section.name, **how)
+    task = load_module(section.source).make_task(own)
+    if not isinstance(task, Task):
+        raise UserError(f"{section.source}: make_task(config) must return a Task, found a {type(task).__name__}")
+    return task
 
 
 def search_of(config: Config) -> SearchConfig:
     """Return the settings of the archive stage."""
-    hidden = _plain(config.policy.hidden)
+    hidden = tuple(config.policy.hidden)
     return build(SearchConfig, config.archive, "archive", hidden=hidden, rollout=rollout_of(config))
+
+
+def put_search(config: Config, search: SearchConfig) -> None:
+    """Write settings of the archive stage into a config."""
+    config.policy.hidden = search.hidden
+    config.rollout.device = as_section(search.rollout)
+    config.archive.update(as_section(search, *SHARED))
 
 
 def distill_of(config: Config) -> DistillConfig:
     """Return the settings of the train stage."""
     shared = {"episodes": config.eval.episodes, "chunk": config.rollout.chunk, "rollout": rollout_of(config)}
     return build(DistillConfig, config.train, "train", **shared)
+
+
+def put_distill(config: Config, distill: DistillConfig) -> None:
+    """Write settings of the train stage into a config."""
+    config.eval.episodes = distill.episodes
+    config.rollout.update(device=as_section(distill.rollout), chunk=distill.chunk)
+    config.train.update(as_section(distill, *SHARED))
+
+
+def held_out_of(section: Any) -> dict[str, Any]:
+    """Return what `train.held_out`, also one that a file holds, says to `ldpol.split`."""
+    return {"fraction": section["fraction"], "box": (tuple(section["low"]), tuple(section["high"]))}
+
+
+def pace_of(config: Config) -> dict[str, Any]:
+    """Return how often a training is logged and kept, for its `Keeper`."""
+    return {name: config.train[name] for name in ("steps_per_call", "checkpoint_seconds")}
 
 
 def all_suites(config: Config) -> list[Suite]:
@@ -124,6 +137,13 @@ def all_suites(config: Config) -> list[Suite]:
         section, path = (config.eval, "eval") if name == "reconstruction" else (config.eval[name], f"eval.{name}")
         made.append(build(suite, section, path, **elsewhere))
     return made
+
+
+def put_suites(config: Config, made: Iterable[Suite]) -> None:
+    """Write settings of suites into a config."""
+    for suite in made:
+        section = as_section(suite, "rollout")
+        config.eval.update(section if suite.name == "reconstruction" else {suite.name: section})
 
 
 def suites_of(config: Config) -> list[Suite]:
@@ -150,7 +170,6 @@ def check(config: Config) -> None:
     """
     numbers = (
         ("seed", config.seed, 0, 2**32 - 1),
-        ("eval.episodes", config.eval.episodes, 1, None),
         ("archive.checkpoint_every", config.archive.checkpoint_every, 1, None),
         ("archive.search_noise", config.archive.search_noise, 0.0, 1e6),
         ("train.steps_per_call", config.train.steps_per_call, 1, None),
@@ -163,10 +182,19 @@ def check(config: Config) -> None:
     search_of(config)
     distill_of(config)
     chosen, task = suites_of(config), task_of(config)  # the task comes last: it takes a second to build
-    held_out = config.train.held_out
-    check_split(held_out.fraction, (held_out.low, held_out.high), (task.measure_low, task.measure_high))
+    check_split(**held_out_of(config.train.held_out), bounds=(task.measure_low, task.measure_high))
     for suite in chosen:
         suite.check_task(task)
+
+
+def load_module(path: str) -> ModuleType:
+    """Run a config file and return it as a module; `UserError` if there is no such Python file."""
+    found = importlib.util.spec_from_file_location("ldpol_config", path) if Path(path).is_file() else None
+    if found is None or found.loader is None:
+        raise UserError(f"no config file {path!r}; give one such as experiments/walker2d.py:cpu")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
@@ -199,16 +227,11 @@ def override(config: Config, text: str) -> None:
     key, separator, value = text.partition("=")
     if not separator:
         raise UserError(f"override {text!r} has no value; write --config.{key}=VALUE")
-    _set(config, key, value)
-
-
-def _set(config: Config, key: str, text: str) -> None:
-    section: Any = config
     *parents, last = key.split(".")
+    section: Any = config
     for depth, part in enumerate([*parents, last]):
         if not isinstance(section, ConfigDict) or part not in section:
-            known = list(_leaves(config))
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+            close = difflib.get_close_matches(key, list(_leaves(config)), n=1, cutoff=0.4)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(
                 f"unknown config key {key!r}{hint} (keys under {'.'.join(parents[:depth]) or 'the top'}: "
@@ -216,25 +239,14 @@ def _set(config: Config, key: str, text: str) -> None:
             )
         if depth < len(parents):
             section = section[part]
-    old = section[last]
-    if isinstance(old, ConfigDict):
-        raise UserError(f"{key!r} is a section; set one of its keys: {', '.join(f'{key}.{k}' for k in old)}")
+    if isinstance(section[last], ConfigDict):
+        known = ", ".join(f"{key}.{name}" for name in section[last])
+        raise UserError(f"{key!r} is a section; set one of its keys: {known}")
     try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if isinstance(old, tuple) and isinstance(value, str) and old and all(isinstance(item, str) for item in old):
-        value = tuple(name.strip() for name in value.split(",") if name.strip())
-    if isinstance(old, tuple) and isinstance(value, list | int | float):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    if old is not None and type(value) is not type(old):
-        raise UserError(
-            f"config key {key!r} takes a {type(old).__name__} (now {old!r}), found {text!r} ({type(value).__name__})"
-        )
-    with config.unlocked():
-        section[last] = value
+        with config.unlocked():
+            section[last] = settings.read_like(value, section[last])
+    except UserError as error:
+        raise UserError(f"config key {key!r} {error}") from error
 
 
 def _leaves(config: Config, prefix: str = "") -> Iterable[str]:
@@ -246,18 +258,3 @@ def as_json(config: Config, *sections: str) -> Any:
     """Return the config, or some of its sections, as plain JSON values."""
     whole = json.loads(config.to_json_best_effort())
     return {name: whole[name] for name in sections} if sections else whole
-
-
-def restrict(value: Any, like: Any) -> Any:
-    """Return the part of a nested dict `value` whose keys `like` has too."""
-    if isinstance(value, dict) and isinstance(like, dict):
-        return {name: restrict(part, like[name]) for name, part in value.items() if name in like}
-    return value
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """List keys whose values differ, as `key: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = sorted({*old, *new})
-        return [line for n in names for line in differences(old.get(n), new.get(n), f"{prefix}{n}.")]
-    return [] if old == new else [f"{prefix[:-1]}: {old!r} -> {new!r}"]

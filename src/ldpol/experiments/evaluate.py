@@ -1,9 +1,7 @@
 """Stage `evaluate`: run the suites of measurements that the config names and write `eval/`."""
 
 import dataclasses
-import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,15 @@ import numpy as np
 
 from ldpol import generator_file as generators
 from ldpol import session, storage
+from ldpol.distillation.dataset import kept_states
 from ldpol.errors import UserError
 from ldpol.evaluation.context import Suite, with_hooks
 from ldpol.evaluation.protocol import open_context
 from ldpol.evaluation.tables import as_text
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
-from ldpol.experiments.keeping import KIND, Keeper, check_equal
-from ldpol.experiments.train import hold_out
+from ldpol.keeping import KIND, Keeper, replace, restrict
+from ldpol.reference import split
 
 SECTIONS = ("seed", "task", "policy")
 
@@ -33,7 +32,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: if files do not belong together, or the folder holds scores of other settings.
     """
     folder, task, chosen = workdir / "eval", configs.task_of(config), configs.suites_of(config)
-    stored, generator = stages.load_archive(config, task, workdir), generators.load(workdir / "model")
+    stored, generator = stages.load_archive(workdir, task), generators.load(workdir / "model")
     identity = {
         "archive": storage.fingerprint(stages.elites_of(workdir)),
         "model": storage.digest(workdir / "model"),
@@ -48,7 +47,8 @@ def run(config: Config, workdir: Path) -> None:
     player = stages.player_of(config, task, stored)
     archive = stages.reevaluated(config, workdir, stored, task, player)
     # What training really held out, whatever the config says now.
-    parts = hold_out(archive, trained["seed"], trained["config"]["train"]["held_out"])
+    held_out = configs.held_out_of(trained["config"]["train"]["held_out"])
+    parts = split(archive, **held_out, seed=trained["seed"])
     context = open_context(
         generator,
         archive,
@@ -56,59 +56,42 @@ def run(config: Config, workdir: Path) -> None:
         key=stages.key_of(config, "evaluate"),
         split=parts,
         player=player,
-        observations=lambda: _states(workdir),
+        observations=lambda: kept_states(workdir / "train"),
     )
     for suite in chosen:
-        keeper = Keeper("evaluate", folder / "passes", lambda found: _about(config, found) | identity)
+        about = _about(config, suite) | identity
+        keeper = Keeper(folder / "passes", "evaluate", lambda depends_on: about, replace)  # noqa: B023
         result = suite.run(with_hooks(context, keeper.hooks))
-        if result.arrays:
-            own = {"stored_fitness": np.asarray(stored.fitness), "stored_measures": np.asarray(stored.measures)}
-            whole = suite.name == "reconstruction"
-            _write_arrays(
-                folder / ("arrays.npz" if whole else f"{suite.name}.npz"), result.arrays | (own if whole else {})
-            )
+        if suite.name == "reconstruction":
+            elites = {"stored_fitness": np.asarray(stored.fitness), "stored_measures": np.asarray(stored.measures)}
+            storage.write_npz(folder / "arrays.npz", result.arrays | elites)
+        elif result.arrays:
+            storage.write_npz(folder / f"{suite.name}.npz", result.arrays)
         for table in suite.tables(result.metrics):
             session.say(as_text(table))
-        about = {"about": _suite_about(config, suite) | identity, "seconds": round(keeper.timer.seconds, 3)}
-        storage.write_json(folder / "suites" / f"{suite.name}.json", about | {"metrics": result.metrics})
+        found = {"about": about, "seconds": round(keeper.timer.seconds, 3), "metrics": result.metrics}
+        storage.write_json(folder / "suites" / f"{suite.name}.json", found)
     metrics = gather(config, identity, folder / "suites")
     storage.write_json(folder / "metrics.json", metrics | session.provenance(configs.as_json(config), config.seed))
 
 
-def _states(workdir: Path) -> np.ndarray:
-    """Return the observations `[B, O]` that training learnt from, elite by elite."""
-    paths = [workdir / "train" / "data", *sorted((workdir / "train").glob("dagger-*"))]
-    states = np.concatenate([storage.load(path, kind=KIND)[0]["states"] for path in paths], 1)
-    return states.reshape(-1, states.shape[-1]).astype(np.float32)
-
-
-def _about(config: Config, depends_on: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a result of a suite depends on: `config.eval` with the suite's own settings alone."""
-    own = {"episodes": depends_on["episodes"], depends_on["suite"]: dict(depends_on["settings"])}
-    return {"config": configs.as_json(config, *SECTIONS) | {"eval": own}}
-
-
-def _suite_about(config: Config, suite: Suite) -> dict[str, Any]:
-    depends_on = {
-        "episodes": config.eval.episodes,
-        "suite": suite.name,
-        "settings": dataclasses.asdict(suite),  # type: ignore[call-overload]
-    }
-    return json.loads(json.dumps(_about(config, depends_on)))
+def _about(config: Config, *suites: Suite) -> dict[str, Any]:
+    """Return what results of suites depend on: `config.eval` with these suites' own settings alone."""
+    own = {suite.name: dataclasses.asdict(suite) for suite in suites}  # type: ignore[call-overload]
+    about = {"config": configs.as_json(config, *SECTIONS) | {"eval": {"episodes": config.eval.episodes, **own}}}
+    return json.loads(json.dumps(about))
 
 
 def _check(folder: Path, config: Config) -> None:
     """Raise `UserError` if results in `folder` were measured under other settings than the ones asked for now."""
-    suites = {suite.name: dataclasses.asdict(suite) for suite in configs.all_suites(config)}  # type: ignore[call-overload]
-    now = configs.as_json(config, *SECTIONS) | {"eval": {"episodes": config.eval.episodes, **suites}}
-    now = json.loads(json.dumps(now))
+    now = _about(config, *configs.all_suites(config))["config"]
     for path in sorted(folder.glob("*")):
         if storage.exists(path):
             stored = storage.load(path, kind=KIND)[1]["config"]
-            check_equal(stored, configs.restrict(now, stored), folder.parent)
+            stages.check_equal(stored, restrict(now, stored), folder.parent)
 
 
-def gather(config: Config, identity: Mapping[str, str], folder: Path) -> dict[str, Any]:
+def gather(config: Config, identity: dict[str, str], folder: Path) -> dict[str, Any]:
     """Merge the metrics of all suites that were measured on this archive and model with these settings."""
     metrics: dict[str, Any] = {}
     seconds: dict[str, float] = {}
@@ -116,15 +99,9 @@ def gather(config: Config, identity: Mapping[str, str], folder: Path) -> dict[st
         path = folder / f"{suite.name}.json"
         if path.is_file():
             found = storage.read_json(path)
-            if found["about"] == _suite_about(config, suite) | dict(identity):
+            if found["about"] == _about(config, suite) | identity:
                 metrics |= found["metrics"]
                 seconds[suite.name] = found["seconds"]
             else:
                 session.say(f"evaluate: {path} is of another archive, model or settings; left out")
     return metrics | {"suite_seconds": seconds, "seconds": round(sum(seconds.values()), 3)}
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    storage.write_bytes(path, buffer.getvalue())

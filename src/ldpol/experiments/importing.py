@@ -11,7 +11,6 @@ from ldpol.archive import Archive
 from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
-from ldpol.experiments.modules import load_module
 from ldpol.networks import MLP
 
 IMPORTED_FROM = "imported from"
@@ -25,13 +24,13 @@ def load_archive(config: Config) -> Archive:
       UserError: if it has none.
     """
     path = config.task.source
-    module = load_module(path) if path else None
-    if module is None or not hasattr(module, "load_archive"):
+    load = getattr(configs.load_module(path), "load_archive", None) if path else None
+    if load is None:
         raise UserError(
             "to import an archive, the config file needs make_task(config) and load_archive(config, task), which "
             "returns what from_qdax, from_ribs, from_npz or from_policies makes"
         )
-    return module.load_archive(config, configs.task_of(config))
+    return load(config, configs.task_of(config))
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -60,11 +59,6 @@ def run(config: Config, workdir: Path) -> None:
     kept = archives.checked(jax.device_get(archive))
     kept = dataclasses.replace(kept, settings=(*kept.settings, (IMPORTED_FROM, config.task.source)))
     archives.save(kept, elites)
-    verdict = {
-        "elites": len(kept),
-        "verdict": found.verdict,
-        "rank": found.agreement.rank,
-        "miss": found.agreement.miss,
-    }
+    verdict = {"elites": len(kept), **found.to_json()}
     storage.write_json(workdir / "archive" / "metrics.json", verdict | {"source": config.task.source})
     session.say(f"import: {len(kept)} elites of {kept.network} on {task.name} -> {elites}; go on with train")

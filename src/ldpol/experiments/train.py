@@ -9,16 +9,11 @@ from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.experiments.importing import IMPORTED_FROM
-from ldpol.experiments.keeping import KIND, Keeper, check_equal
+from ldpol.keeping import KIND, Keeper
 from ldpol.networks import MLP
-from ldpol.reference import Split, split
+from ldpol.reference import split
 
 SECTIONS = ("seed", "task", "policy", "train")
-
-
-def hold_out(archive: Any, seed: int, section: Any) -> Split:
-    """Split an archive as a config's `train.held_out` says."""
-    return split(archive, fraction=section["fraction"], box=(section["low"], section["high"]), seed=seed)
 
 
 def run(config: Config, workdir: Path) -> None:
@@ -29,7 +24,7 @@ def run(config: Config, workdir: Path) -> None:
       UserError: if the folder holds a training with other settings or of another archive.
     """
     folder, task = workdir / "train", configs.task_of(config)
-    stored = stages.load_archive(config, task, workdir)
+    stored = stages.load_archive(workdir, task)
     expected = MLP(task.observation_size, task.action_size, tuple(config.policy.hidden))
     if IMPORTED_FROM not in dict(stored.settings) and stored.network != expected:
         raise UserError(f"the archive's policies are {stored.network}, the config asks for {expected}")
@@ -38,23 +33,22 @@ def run(config: Config, workdir: Path) -> None:
         "archive": storage.fingerprint(stages.elites_of(workdir)),
     }
 
-    def check(found: Mapping[str, Any], path: Path) -> None:
-        check_equal(found["config"], about["config"], folder)
-        if found["archive"] != about["archive"]:
+    def check(found: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+        stages.check_equal(found["config"], now["config"], folder)
+        if found["archive"] != now["archive"]:
             raise UserError(
                 f"{folder} was trained on another archive than {workdir / 'archive'} holds now; "
                 f"delete {folder} to train again"
             )
 
     if (folder / "metrics.json").is_file() and (workdir / "model").is_file():
-        check(storage.load(folder / "data", kind=KIND)[1], folder)
+        check(storage.load(folder / "data", kind=KIND)[1], about, folder)
         session.say(f"train: already done (generator in {workdir / 'model'})")
         return
-    how = {name: config.train[name] for name in ("steps_per_call", "checkpoint_seconds")}
-    keeper = Keeper("train", folder, lambda depends_on: about, check, **how)
+    keeper = Keeper(folder, "train", lambda depends_on: about, check, **configs.pace_of(config))
     settings, player = configs.distill_of(config), stages.player_of(config, task, stored)
     archive = stages.reevaluated(config, workdir, stored, task, player)
-    parts = hold_out(archive, config.seed, config.train.held_out)
+    parts = split(archive, **configs.held_out_of(config.train.held_out), seed=config.seed)
     key = stages.key_of(config, "train")
     made = distillation.train(parts.trained, task, settings, key=key, player=player, hooks=keeper.hooks)
     keeper.close()

@@ -4,7 +4,20 @@ Every file appears whole or not at all, carries a checksum of all of its content
 names it where it is damaged, foreign or of another kind. Reading never executes anything.
 """
 
-from ldpol.storage.arrays import exists, fingerprint, load, load_state, nbytes, pack, save, save_state, unpack, versions
+from ldpol.storage.arrays import (
+    exists,
+    fingerprint,
+    fingerprint_of,
+    load,
+    load_state,
+    nbytes,
+    pack,
+    save,
+    save_state,
+    unpack,
+    versions,
+    write_npz,
+)
 from ldpol.storage.files import check_writable, digest, explained, write_bytes
 from ldpol.storage.locks import lock
 from ldpol.storage.records import read_json, write_json
@@ -15,6 +28,7 @@ __all__ = [
     "exists",
     "explained",
     "fingerprint",
+    "fingerprint_of",
     "load",
     "load_state",
     "lock",
@@ -27,4 +41,5 @@ __all__ = [
     "versions",
     "write_bytes",
     "write_json",
+    "write_npz",
 ]

@@ -6,6 +6,7 @@ Several entries would be written in another order in each process, and the same 
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -79,6 +80,13 @@ def pack(
     return content
 
 
+def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays for readers that know NumPy alone: its own format, without a checksum, but whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, buffer.getvalue())
+
+
 def nbytes(tree: PyTree, *, kind: str = "model", about: Mapping[str, Any] | None = None) -> int:
     """Return the bytes of a model's file: its numbers as they are stored, and the header that says what they are."""
     return len(pack(tree, kind=kind, about=about))
@@ -126,9 +134,14 @@ def fingerprint(path: Path | str) -> str:
     if not exists(path):
         raise MissingFile(f"nothing is saved at {path}; run the stage that writes it")
     arrays, _, about = _read(path)
+    return fingerprint_of(arrays, about)
+
+
+def fingerprint_of(tree: PyTree, about: Mapping[str, Any]) -> str:
+    """Return the `fingerprint` that a file of these nested dicts of arrays and this description would have."""
     content = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for place, leaf in jax.tree.leaves_with_path(arrays):
-        content.update(jax.tree_util.keystr(place).encode() + leaf.tobytes())
+    for place, leaf in jax.tree.leaves_with_path(tree):
+        content.update(jax.tree_util.keystr(place).encode() + np.asarray(leaf).tobytes())
     return content.hexdigest()
 
 

@@ -2,6 +2,6 @@
 
 from ldpol.study.context import StudyConfig, StudyContext
 from ldpol.study.methods import Method, Model
-from ldpol.study.run import Finished, run, tabulate
+from ldpol.study.run import Finished, choose, run, tabulate
 
-__all__ = ["Finished", "Method", "Model", "StudyConfig", "StudyContext", "run", "tabulate"]
+__all__ = ["Finished", "Method", "Model", "StudyConfig", "StudyContext", "choose", "run", "tabulate"]

@@ -1,5 +1,6 @@
 """Make and measure every row of a study under every seed, by the protocol of the evaluation."""
 
+import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Archive
+from ldpol.errors import UserError
 from ldpol.evaluation.context import draw
-from ldpol.evaluation.metrics import action_distance, diversity
+from ldpol.evaluation.metrics import RATIOS, action_distance, diversity
 from ldpol.evaluation.retention import measure, summarise
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
@@ -42,6 +44,27 @@ class Finished(NamedTuple):
     name: str
     seed: int
     numbers: Numbers
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name.partition('_')[0]} {self.numbers[name]:.3f}" for name in (*RATIOS, "mem"))
+        smaller = self.numbers.get("compression_bytes")
+        if smaller is not None:
+            said = f"{smaller:.1f}x smaller, {said}, {self.numbers['seconds']:.0f} s to make"
+        return f"{self.name}, seed {self.seed}: {said}"
+
+
+def choose(rows: Mapping[str, Method], only: Sequence[str]) -> dict[str, Method]:
+    """Return the rows that `only` names, in their own order; `all` names all.
+
+    Raises:
+      UserError: for an unknown row.
+    """
+    for name in only:
+        if name not in ("all", *rows):
+            close = difflib.get_close_matches(name, list(rows), n=1, cutoff=0.4)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UserError(f"only: unknown row {name!r}{hint} (known: {', '.join(rows)})")
+    return {name: method for name, method in rows.items() if name in only or "all" in only}
 
 
 def run(
