@@ -15,7 +15,7 @@ from ldpol import session
 from ldpol.evaluation.metrics import summarise
 from ldpol.networks import MLP
 from ldpol.rollout import over_chunks, policy_mesh, rollout_batch
-from ldpol.search.archive_search import SearchConfig
+from ldpol.search.archive_search import SearchConfig, compile_step, start_search
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.tasks import make_task
 from ldpol.types import mean_score
@@ -44,10 +44,10 @@ def main() -> None:
     rows = []
     for way, (task, config) in ways.items():
         search = make_map_elites(task, shape, grid, config, verify_task=noisy, mesh=mesh)
-        step = jax.jit(search.step, donate_argnums=0)
+        step = compile_step(search, mesh)
         for seed in range(options.seeds):
             key, iteration = jax.random.key(seed), 0
-            state = search.init(key)
+            state = start_search(search, key, mesh)
             while float(state.env_steps) < options.steps:
                 state, _ = step(state, jax.random.fold_in(key, iteration))
                 iteration += 1
