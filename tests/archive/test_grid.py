@@ -130,7 +130,7 @@ def test_voronoi_cells_by_hand():
 
 def test_voronoi_cells_agree_with_qdax_and_pyribs():
     cells = voronoi()
-    measures = jax.random.uniform(jax.random.key(1), (3, 500, 2)) * jnp.array([[[1.0, 4.0]]]) - jnp.array([[[0.0, 1.0]]])
+    measures = cells.unscaled(jax.random.uniform(jax.random.key(1), (3, 500, 2)))
     found = jax.jit(cells.index)(measures)
     assert found.shape == (3, 500)
     np.testing.assert_array_equal(found.ravel(), cells_of_qdax(measures.reshape(-1, 2), cells.centroids()))

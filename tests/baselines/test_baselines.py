@@ -25,8 +25,7 @@ KEY = jax.random.key(9)
 def archive():
     """Random policies at random places of the grid."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), N))
-    low, high = jnp.asarray(GRID.low), jnp.asarray(GRID.high)
-    measures = low + (high - low) * jax.random.uniform(jax.random.key(1), (N, 2))
+    measures = GRID.unscaled(jax.random.uniform(jax.random.key(1), (N, 2)))
     return policies, measures, jax.random.normal(jax.random.key(2), (N,))
 
 

@@ -112,7 +112,7 @@ def test_branches_are_theta_plus_directions_times_coefficients(finished, unit):
     rows = np.stack([end - start for end in trained])
     if unit:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    coefficients = distribution.mean + np.asarray(info["draws"]) @ np.asarray(distribution.scale).T
+    coefficients = np.asarray(distribution.mean) + np.asarray(info["draws"]) @ np.asarray(distribution.scale).T
     for i in range(16):
         normalised = SHAPE.unflatten(jnp.asarray(start + coefficients[i] @ rows, jnp.float32))
         expected = fold_normaliser(normalised, theta.observations.mean, theta.observations.std)
