@@ -124,7 +124,7 @@ def convolutions(
     def batched(params: Params, x: Array) -> Array:
         dimensions = ("NHWC", "HWIO", "NHWC")
         out = jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=dimensions)
-        return out + params["bias"]
+        return out + params["bias"][None, None, None]
 
     ways: dict[str, tuple[Callable[[Params, Array], Array], Params]] = {
         "matrix product": (lambda p, x: jax.vmap(partial(product.apply, p))(x), product.init(key, x[0])),

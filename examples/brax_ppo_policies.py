@@ -21,7 +21,7 @@ def train(task: ldpol.Task, runs: int):
     sizes = task.observation_size, task.action_size
     made = make_ppo_networks(*sizes, running_statistics.normalize, policy_hidden_layer_sizes=(16, 16))
     statistics = running_statistics.init_state(specs.Array(sizes[:1], jnp.float32))
-    seen = jax.random.normal(jax.random.key(0), (1000, sizes[0])) * jnp.array([0.5, 0.5, 0.3]) + 0.1
+    seen = jax.random.normal(jax.random.key(0), (1000, sizes[0])) * jnp.array([[0.5, 0.5, 0.3]]) + 0.1
     statistics = running_statistics.update(statistics, seen)
     policies = [made.policy_network.init(key) for key in jax.random.split(jax.random.key(1), runs)]
     return [(statistics, jax.tree.map(lambda leaf: 2.0 * leaf, policy), None) for policy in policies]

@@ -18,6 +18,8 @@ import jax  # noqa: E402
 
 gc.set_threshold(100_000, 50, 50)  # traces are millions of objects, and looking through them takes a sixth of the time
 jax.config.update("jax_num_cpu_devices", 2)
+# Shapes that only fit by promotion hide mistakes. A command that a test starts inherits nothing of this.
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402

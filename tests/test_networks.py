@@ -81,8 +81,8 @@ def test_folding_a_normaliser_equals_normalising_first(params):
     std = jnp.array([0.5, 2.0, 1.0, 7.0, 0.05])
     before = jax.tree.map(np.array, params)
     folded = fold_normaliser(params, mean, std)
-    raw = mean + 2 * std * jax.random.normal(jax.random.key(3), (64, 5))
-    np.testing.assert_allclose(mlp(folded, raw), mlp(params, (raw - mean) / std), rtol=1e-4, atol=1e-4)
+    raw = mean[None] + 2 * std[None] * jax.random.normal(jax.random.key(3), (64, 5))
+    np.testing.assert_allclose(mlp(folded, raw), mlp(params, (raw - mean[None]) / std[None]), rtol=1e-4, atol=1e-4)
     jax.tree.map(np.testing.assert_array_equal, params, before)
     assert jax.tree.map(jnp.shape, folded) == jax.tree.map(jnp.shape, params)
 

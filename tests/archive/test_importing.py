@@ -48,10 +48,11 @@ def scores(seed=1):
 
 def repertoire(trees=None, centroids=None, fitness=None):
     stored, measures = scores()
-    if centroids is None:
-        centroids = compute_cvt_centroids(2, 2000, 30, 0.0, 1.0, jax.random.key(2))
     trees = genotypes() if trees is None else trees
-    return MapElitesRepertoire.init(trees, (stored if fitness is None else fitness)[:, None], measures, centroids)
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        if centroids is None:
+            centroids = compute_cvt_centroids(2, 2000, 30, 0.0, 1.0, jax.random.key(2))
+        return MapElitesRepertoire.init(trees, (stored if fitness is None else fitness)[:, None], measures, centroids)
 
 
 def acts_as(elites, module, trees, measures):
@@ -120,7 +121,9 @@ def test_old_repertoires_have_fitness_without_an_axis():
 
 @pytest.mark.parametrize("shape", [(6, 6), (3, 7)])
 def test_centroids_of_a_grid_become_that_grid(shape):
-    stored = repertoire(centroids=compute_euclidean_centroids(shape, [0.0, 0.0], [1.0, 1.0]))
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        centroids = compute_euclidean_centroids(shape, [0.0, 0.0], [1.0, 1.0])
+    stored = repertoire(centroids=centroids)
     assert from_qdax(stored, RELU, TASK).grid == Grid(shape, (0.0, 0.0), (1.0, 1.0))
     moved = stored.replace(centroids=stored.centroids.at[3, 0].add(0.02))
     assert isinstance(from_qdax(moved, RELU, TASK).grid, Voronoi)
@@ -129,7 +132,8 @@ def test_centroids_of_a_grid_become_that_grid(shape):
 
 def test_an_unstructured_repertoire():
     stored, measures = scores()
-    theirs = UnstructuredRepertoire.init(genotypes(), stored[:, None], measures, jnp.asarray(0.01), max_size=32)
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        theirs = UnstructuredRepertoire.init(genotypes(), stored[:, None], measures, jnp.asarray(0.01), max_size=32)
     elites = from_qdax(theirs, RELU, TASK, cells=10)
     assert len(elites) == int((theirs.fitnesses > -jnp.inf).sum()) >= 2
     acts_as(elites, MODULE, genotypes(), measures)
@@ -141,8 +145,9 @@ def test_an_unstructured_repertoire():
 def test_of_a_front_the_best_counts():
     first, measures = scores()
     both = jnp.stack([first, -first], 1)
-    centroids = compute_cvt_centroids(2, 2000, 4, 0.0, 1.0, jax.random.key(2))
-    theirs = MOMERepertoire.init(genotypes(), both, measures, centroids, pareto_front_max_length=8)
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        centroids = compute_cvt_centroids(2, 2000, 4, 0.0, 1.0, jax.random.key(2))
+        theirs = MOMERepertoire.init(genotypes(), both, measures, centroids, pareto_front_max_length=8)
     with pytest.raises(ValueError, match=r"fronts of 8 elites of 2 objectives: pick one, `select="):
         from_qdax(theirs, RELU, TASK)
     elites = from_qdax(theirs, RELU, TASK, select=lambda f: f[..., 0])
@@ -454,13 +459,15 @@ def test_brax_ppo_policies_act_as_brax_does():
         3, 2, preprocess_observations_fn=running_statistics.normalize, policy_hidden_layer_sizes=(5, 4)
     )
     statistics = running_statistics.init_state(specs.Array((3,), jnp.float32))
-    batch = jax.random.normal(jax.random.key(3), (50, 3)) * jnp.array([1.0, 5.0, 0.1]) + 2.0
-    statistics = running_statistics.update(statistics, batch)
+    batch = jax.random.normal(jax.random.key(3), (50, 3)) * jnp.array([[1.0, 5.0, 0.1]]) + 2.0
+    with jax.numpy_rank_promotion("allow"):  # Brax does
+        statistics = running_statistics.update(statistics, batch)
     runs = [(statistics, made.policy_network.init(key), None) for key in jax.random.split(jax.random.key(0), 3)]
     swish = MLP(3, 2, (5, 4), "swish", "tanh")
     elites = from_policies(runs, swish, TASK, jax.random.key(1), head="mean", episodes=1)
     for i, (_, policy, _) in enumerate(runs):
-        logits = made.policy_network.apply(statistics, policy, batch)
+        with jax.numpy_rank_promotion("allow"):  # Brax does
+            logits = made.policy_network.apply(statistics, policy, batch)
         expected = made.parametric_action_distribution.mode(logits)
         params = jax.tree.map(lambda leaf: leaf[i], elites.policies)  # noqa: B023
         np.testing.assert_allclose(swish.apply(params, batch), expected, rtol=1e-3, atol=1e-4)

@@ -25,8 +25,7 @@ KEY = jax.random.key(9)
 def archive():
     """Random policies at random places of the grid."""
     policies = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), N))
-    low, high = jnp.asarray(GRID.low), jnp.asarray(GRID.high)
-    measures = low + (high - low) * jax.random.uniform(jax.random.key(1), (N, 2))
+    measures = GRID.unscaled(jax.random.uniform(jax.random.key(1), (N, 2)))
     return policies, measures, jax.random.normal(jax.random.key(2), (N,))
 
 
@@ -108,10 +107,10 @@ def test_gaussian_recovers_a_linear_gaussian_archive():
     """Policies that are linear in their measures plus noise along one direction: K components hold them exactly."""
     key_a, key_b, key_m, key_n = jax.random.split(KEY, 4)
     base, slope = jax.random.normal(key_a, (SHAPE.size,)), jax.random.normal(key_b, (3, SHAPE.size))
-    measures = jnp.asarray(GRID.low) + 2.0 * jax.random.uniform(key_m, (400, 2))
+    measures = jnp.asarray([GRID.low]) + 2.0 * jax.random.uniform(key_m, (400, 2))
     places = GRID.scaled(measures)
     noise = jax.random.normal(key_n, (400,))
-    vectors = base + places @ slope[:2] + 0.1 * noise[:, None] * slope[2]
+    vectors = base[None] + places @ slope[:2] + 0.1 * noise[:, None] * slope[2:]
     policies = jax.vmap(SHAPE.unflatten)(vectors)
     model = gaussian.fit(
         GRID, SHAPE, policies, measures, jnp.ones(400), components=3, octaves=3, directions=0, ridge=1.0
@@ -122,7 +121,7 @@ def test_gaussian_recovers_a_linear_gaussian_archive():
     draws = draw(jax.random.split(KEY, 4000))
     expected = base + GRID.scaled(wanted) @ slope[:2]
     np.testing.assert_allclose(draws.mean(0), expected, atol=0.02)
-    along = (draws - expected) @ slope[2] / (slope[2] @ slope[2])
+    along = (draws - expected[None]) @ slope[2] / (slope[2] @ slope[2])
     assert float(along.std()) == pytest.approx(0.1, rel=0.1)
     exact = SHAPE.flatten(gaussian.generate(model.replace(temperature=0.0), KEY, wanted))
     np.testing.assert_allclose(exact, expected, atol=0.03)
@@ -164,7 +163,7 @@ def fold(model, style):
     """The plain policy, of hidden layers `config.hidden`, that a clone is in a style."""
     layers = {}
     for number, (scale, shift) in enumerate(style):
-        kernel = model.params[f"layers_{number}"]["kernel"] * scale
+        kernel = model.params[f"layers_{number}"]["kernel"] * scale[None]
         if number == 0:
             kernel = kernel / model.spread[:, None]
             shift = shift - model.centre @ kernel
@@ -178,8 +177,7 @@ def test_a_clone_fits_and_is_a_plain_policy():
     model = clone(data, config, OptimiserConfig(600, rate=1e-2))
     np.testing.assert_allclose(model.centre, data.states[:, :64].mean((0, 1)), rtol=1e-4)
     np.testing.assert_allclose(model.spread, data.states[:, :64].std((0, 1)), rtol=1e-4)
-    low, high = jnp.asarray(GRID.low), jnp.asarray(GRID.high)
-    styles = by_loop(cloned.generate, model, low + (high - low) * data.measures)
+    styles = by_loop(cloned.generate, model, GRID.unscaled(data.measures))
     act = jax.vmap(lambda style, seen: jax.vmap(lambda one: cloned.apply(model, style, one))(seen))
     found = act(styles, data.states[:, :64])
     assert float(jnp.sqrt(jnp.mean((found - actions[:, :64]) ** 2))) < 0.05
@@ -194,7 +192,7 @@ def trained():
     """A generator, and latents whose mean is linear in the measures."""
     generator = make_generator(SHAPE, GRID)
     places = jax.random.uniform(jax.random.key(3), (N, 2))
-    measures = jnp.asarray(GRID.low) + 2.0 * places
+    measures = jnp.asarray([GRID.low]) + 2.0 * places
     mean = (places @ jax.random.normal(jax.random.key(4), (2, 4))).reshape(N, 2, 2, 1)
     return generator, mean, 0.1 * jnp.ones_like(mean), measures
 

@@ -23,7 +23,7 @@ GRID = Grid((10, 10), (0.0, 0.0), (2.0, 2.0))
 COUNT = 12
 MEASURES = jnp.asarray(np.random.default_rng(0).uniform(0.2, 0.8, (COUNT, 2)), jnp.float32)
 POSTERIOR = Posterior(
-    jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None] * jnp.ones((2, 2, 1)),
+    jnp.arange(COUNT, dtype=jnp.float32)[:, None, None, None] * jnp.ones((1, 2, 2, 1)),
     jnp.full((COUNT, 2, 2, 1), 0.3),
 )
 
@@ -104,7 +104,7 @@ def test_kept_draws_are_what_was_evaluated():
     archive = Archive({}, fitness, GRID.unscaled(MEASURES), grid=GRID, task="toy", network=MLP(3, 2, (4,)))
     bank = keep_draws(verified, archive, make_toy(), VerifyConfig(rows=15), WeightsConfig())
     assert len(bank) == 15
-    policies = decode(bank.levels * bank.step, bank.given / 255)
+    policies = decode(bank.levels * bank.step[None, None, None], bank.given / 255)
     again = GRID.scaled(play(policies, None).score.measures)
     np.testing.assert_allclose(bank.measures, np.clip(again, 0, 1), atol=0.51 / 255)
     # Fitness of the game is the overshoot, 0 ... 0.11; the elites' are 0.00, 0.01, ..., 0.11.

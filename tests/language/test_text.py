@@ -155,7 +155,7 @@ def tower():
     module = TextTower(16, hidden=32)
     rng = np.random.default_rng(0)
     embeddings = jnp.asarray(rng.normal(size=(5, 9, 24)), jnp.float32)
-    mask = jnp.arange(9) < jnp.array([9, 1, 4, 7, 2])[:, None]
+    mask = jnp.arange(9)[None] < jnp.array([9, 1, 4, 7, 2])[:, None]
     params = module.init(jax.random.key(0), embeddings[0], mask[0])
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
     return jax.jit(module.apply), module, params, embeddings, mask

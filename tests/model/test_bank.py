@@ -43,8 +43,8 @@ def test_a_bank_is_standard_and_leads_back(octaves):
         config, Posterior(mean, deviation), measures, noise=0.01, weights=jnp.ones(50), fitness=np.arange(50.0)[::-1]
     )
     assert bank.mean.shape[1:] == bank.deviation.shape == scaling.centre.shape == image_shape(config)
-    np.testing.assert_allclose((bank.mean**2 + bank.deviation**2).mean((0, 1, 2)), 1.0, rtol=1e-5)
-    images = scaling.apply(bank.mean)
+    np.testing.assert_allclose((bank.mean**2 + bank.deviation[None] ** 2).mean((0, 1, 2)), 1.0, rtol=1e-5)
+    images = jax.vmap(scaling.apply)(bank.mean)
     np.testing.assert_allclose(images[..., :1], mean, atol=1e-5)
     if octaves:
         np.testing.assert_allclose(jax.vmap(lambda one: read_image(one, 2)[1])(images), measures, atol=1e-5)

@@ -181,7 +181,7 @@ def test_units_of_observations_do_not_matter():
     centre, spread = NORMALISER
     normaliser = (scale * centre + shift, scale * spread)
     others = autoencoder.init(SHAPE, BASIS, 2, elsewhere, normaliser, jax.random.key(0))
-    seen = centre + spread * jax.random.normal(jax.random.key(1), (20, 5))
+    seen = centre[None] + spread[None] * jax.random.normal(jax.random.key(1), (20, 5))
 
     @jax.jit
     def behave(params, policies, observations):
@@ -192,7 +192,7 @@ def test_units_of_observations_do_not_matter():
 
     means, actions = behave(params, archive, seen)
     assert np.std(means) > 1e-3 and np.std(actions) > 0.1
-    other_means, other_actions = behave(others, elsewhere, scale * seen + shift)
+    other_means, other_actions = behave(others, elsewhere, scale[None] * seen + shift[None])
     np.testing.assert_allclose(other_means, means, atol=1e-4)
     np.testing.assert_allclose(other_actions, actions, atol=2e-3)
 
@@ -237,7 +237,7 @@ def test_convolution_is_the_usual_one(size):
     def usual(params, x):
         dims = ("NHWC", "HWIO", "NHWC")
         out = jax.lax.conv_general_dilated(x[None], params["kernel"], (1, 1), "SAME", dimension_numbers=dims)
-        return out[0] + params["bias"]
+        return out[0] + params["bias"][None, None]
 
     np.testing.assert_allclose(ours(params, x), usual(params, x), atol=1e-5)
     weight = jax.random.normal(jax.random.key(2), (*size, 3))
@@ -262,7 +262,7 @@ def test_convolution_that_starts_at_zero():
 
 def test_group_norm_of_one_item():
     """Each of the 8 groups of 2 channels has mean 0 and variance 1 over the whole image, batched or not."""
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), (5, 4, 4, 16)) * jnp.arange(1, 17)
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (5, 4, 4, 16)) * jnp.arange(1, 17)[None, None, None]
     module = GroupNorm()
     variables = module.init(jax.random.key(1), x[0])
     batch = jax.jit(jax.vmap(lambda one: module.apply(variables, one)))(x)

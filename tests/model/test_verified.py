@@ -37,11 +37,11 @@ def answer(bank, condition, count=200, **how):
 
 
 def test_rounding_is_by_at_most_half_a_level_and_stable():
-    latents = jax.random.normal(jax.random.key(2), (50, 4, 4, 2)) * jnp.array([1.0, 0.01])
+    latents = jax.random.normal(jax.random.key(2), (50, 4, 4, 2)) * jnp.array([[[[1.0, 0.01]]]])
     step = latent_step(latents, 0.0 * latents)
     np.testing.assert_array_equal(step, step.astype(jnp.float16).astype(jnp.float32))
     draws = round_draws(latents, jnp.full((50, 2), 0.3), step)
-    assert (jnp.abs(draws.latents - latents) <= 0.5001 * step + 0.004 * jnp.abs(latents)).all()
+    assert (jnp.abs(draws.latents - latents) <= 0.5001 * step[None, None, None] + 0.004 * jnp.abs(latents)).all()
     again = round_draws(draws.latents, draws.measures, step)
     np.testing.assert_array_equal(again.levels, draws.levels)
     np.testing.assert_array_equal(again.measures, draws.measures)
@@ -182,7 +182,7 @@ def test_a_generator_answers_from_its_bank(verified, generator):  # noqa: F811
     key, wanted = jax.random.key(3), target(verified, [0.8, 0.9])
     policy, source = jax.jit(lambda key: verified.sample_with_source(key, wanted))(key)
     assert source.verified
-    by_hand = verified.decode(verified.bank.levels[2] * verified.bank.step, verified.bank.given[2] / 255)
+    by_hand = verified.decode(verified.bank.levels[2] * verified.bank.step[None, None], verified.bank.given[2] / 255)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), policy, by_hand)
     blind = verified.sample(key, wanted, verified=False)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), blind, generator.sample(key, wanted))
@@ -209,7 +209,8 @@ def test_a_generator_draws_a_set(verified, generator):  # noqa: F811
     wanted = target(verified, [0.11, 0.2])
     policies, source = jax.jit(lambda key: verified.sample_set(key, 3, wanted))(jax.random.key(4))
     assert source.verified.tolist() == [True, True, False]
-    rows = [verified.decode(verified.bank.levels[i] * verified.bank.step, verified.bank.given[i] / 255) for i in (0, 1)]
+    latents = verified.bank.levels * verified.bank.step[None, None, None]
+    rows = [verified.decode(latents[i], verified.bank.given[i] / 255) for i in (0, 1)]
     found = jax.tree.leaves(policies)[0]
     first = np.stack([jax.tree.leaves(row)[0] for row in rows])
     for one in first:

@@ -108,7 +108,7 @@ class Robot:
 
     def __init__(self, model):
         bank = model.bank
-        latents, measures = bank.levels * bank.step, bank.given / 255
+        latents, measures = bank.levels * bank.step[None, None, None], bank.given / 255
         self.known = np.asarray(jax.tree.leaves(jax.vmap(model.decode)(latents, measures))[0]).reshape(ROWS, -1)
         self.tried = []
 

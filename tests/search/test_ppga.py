@@ -112,7 +112,7 @@ def test_branches_are_theta_plus_directions_times_coefficients(finished, unit):
     rows = np.stack([end - start for end in trained])
     if unit:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    coefficients = distribution.mean + np.asarray(info["draws"]) @ np.asarray(distribution.scale).T
+    coefficients = np.asarray(distribution.mean) + np.asarray(info["draws"]) @ np.asarray(distribution.scale).T
     for i in range(16):
         normalised = SHAPE.unflatten(jnp.asarray(start + coefficients[i] @ rows, jnp.float32))
         expected = fold_normaliser(normalised, theta.observations.mean, theta.observations.std)
@@ -126,12 +126,19 @@ def tell(emitted, fitness, measures):
     """Insert hand-made scores and update the emitter as the loop does."""
     emitter, repertoire, state, policies, info = emitted
     fitness, measures = jnp.asarray(fitness, jnp.float32), jnp.asarray(measures, jnp.float32)
-    repertoire = repertoire.add(policies, measures, fitness[:, None])
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        repertoire = repertoire.add(policies, measures, fitness[:, None])
     return repertoire, jax.jit(emitter.state_update)(state, repertoire, policies, fitness, measures, info)
 
 
 def in_one_cell(count=16):
     return np.full((count, 2), 0.05)
+
+
+def cell_of(measures, repertoire):
+    """The cell that QDax puts the first of some measures into."""
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        return int(get_cells_indices(jnp.asarray(measures), repertoire.centroids)[0])
 
 
 def test_the_walk_is_ppo_on_the_mean_coefficients(emitted):
@@ -156,7 +163,7 @@ def test_the_walk_is_ppo_on_the_mean_coefficients(emitted):
 
 def test_thresholds_rise_only_where_branches_landed(emitted):
     _, repertoire, before, _, _ = emitted
-    cell = int(get_cells_indices(jnp.asarray(in_one_cell(1)), repertoire.centroids)[0])
+    cell = cell_of(in_one_cell(1), repertoire)
     _, after = tell(emitted, np.full(16, 1000.0), in_one_cell())
     old, new = np.asarray(before.thresholds), np.asarray(after.thresholds)
     assert new[cell] == pytest.approx(old[cell] + (1 - 0.5**16) * (1000.0 - old[cell]), rel=1e-4)
@@ -167,7 +174,7 @@ def test_a_cell_remembers_the_normaliser_of_its_elite(emitted):
     _, repertoire, before, _, _ = emitted
     measures, fitness = in_one_cell(), np.full(16, -1000.0)
     measures[3], fitness[3] = 0.95, 1000.0  # the only one that enters
-    cell = int(get_cells_indices(jnp.asarray(measures[3:4]), repertoire.centroids)[0])
+    cell = cell_of(measures[3:4], repertoire)
     _, after = tell(emitted, fitness, measures)
     theta = before.walker
     assert_equal(jax.tree.map(lambda leaf: leaf[cell], after.normalisers), theta.observations)
@@ -316,12 +323,13 @@ def test_it_plugs_into_the_loop_of_qdax():
     emitter = PPGAEmitter(quiet, SHAPE, CONFIG, PPO, XNES)
     algorithm = MAPElites(score, emitter, lambda repertoire: {"best": repertoire.fitnesses.max()})
     first = jax.vmap(SHAPE.init)(jax.random.split(jax.random.key(0), 8))
-    repertoire, state, _ = jax.jit(algorithm.init)(first, GRID.centroids(), jax.random.key(1))
-    entered = int((repertoire.fitnesses > -jnp.inf).sum())
     update, best = jax.jit(algorithm.update), []
-    for seed in range(3):
-        repertoire, state, metrics = update(repertoire, state, jax.random.key(seed))
-        best.append(float(metrics["best"]))
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        repertoire, state, _ = jax.jit(algorithm.init)(first, GRID.centroids(), jax.random.key(1))
+        entered = int((repertoire.fitnesses > -jnp.inf).sum())
+        for seed in range(3):
+            repertoire, state, metrics = update(repertoire, state, jax.random.key(seed))
+            best.append(float(metrics["best"]))
     assert best == sorted(best)
     assert int((repertoire.fitnesses > -jnp.inf).sum()) > entered
     assert int(state.iteration) == 3

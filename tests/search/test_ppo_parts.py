@@ -68,8 +68,8 @@ def test_moments_of_nothing_change_nothing():
     nothing = merge(no_moments((3,)), no_moments((3,)))
     x = jax.random.normal(jax.random.key(0), (5, 3))
     assert float(nothing.count) == 0
-    np.testing.assert_array_equal(nothing.normalise(x), x)
-    np.testing.assert_array_equal(nothing.denormalise(x), x)
+    np.testing.assert_array_equal(jax.vmap(nothing.normalise)(x), x)
+    np.testing.assert_array_equal(jax.vmap(nothing.denormalise)(x), x)
 
 
 # Advantages
@@ -116,8 +116,8 @@ def test_gaussian_by_hand():
     action, mean, log_std = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 2.0]]), jnp.log(jnp.array([2.0, 0.5]))
     # (1 / 2)^2 / 2 = 0.125 and (1 / 0.5)^2 / 2 = 2; the logarithms of 2 and 0.5 cancel
     expected = -0.125 - 2.0 - np.log(2 * np.pi)
-    np.testing.assert_allclose(gaussian_log_prob(action, mean, log_std), [expected], rtol=1e-6)
-    alone = gaussian_log_prob(action[:, :1], mean[:, :1], log_std[:1])
+    np.testing.assert_allclose(gaussian_log_prob(action, mean, log_std[None]), [expected], rtol=1e-6)
+    alone = gaussian_log_prob(action[:, :1], mean[:, :1], log_std[None, :1])
     np.testing.assert_allclose(alone, [-0.125 - np.log(2.0) - 0.5 * np.log(2 * np.pi)], rtol=1e-6)
     np.testing.assert_allclose(gaussian_entropy(log_std), np.log(2 * np.pi * np.e), rtol=1e-6)
     np.testing.assert_allclose(gaussian_entropy(log_std[:1]), 0.5 * np.log(2 * np.pi * np.e * 4.0), rtol=1e-6)
@@ -140,8 +140,8 @@ def test_kl_by_hand_and_in_closed_form():
     np.testing.assert_allclose(estimated_kl(jnp.log(jnp.array([2.0, 0.5]))), 0.25, rtol=1e-6)
     # KL(N(0, 1) || N(1/4, 0.7)) = log 0.7 + (1 + 1/16) / 0.98 - 1/2, not the other way round
     action = jax.random.normal(jax.random.key(0), (200_000, 1))
-    old = gaussian_log_prob(action, jnp.zeros(1), jnp.zeros(1))
-    new = gaussian_log_prob(action, jnp.full(1, 0.25), jnp.log(jnp.full(1, 0.7)))
+    old = gaussian_log_prob(action, jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+    new = gaussian_log_prob(action, jnp.full((1, 1), 0.25), jnp.log(jnp.full((1, 1), 0.7)))
     np.testing.assert_allclose(estimated_kl(new - old), np.log(0.7) + 1.0625 / 0.98 - 0.5, rtol=0.02)
 
 

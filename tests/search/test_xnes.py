@@ -213,11 +213,11 @@ def test_affine_maps_of_the_space_map_the_run(double):
     @jax.jit
     @jax.vmap
     def both(start, matrix, shift):
-        return run(config, lambda y: fitness(y @ matrix.T + shift), start, key, 60)[1]
+        return run(config, lambda y: fitness(y @ matrix.T + shift[None]), start, key, 60)[1]
 
     found = both(pair, *views)
     plain, other = jax.tree.map(lambda leaf: leaf[0], found), jax.tree.map(lambda leaf: leaf[1], found)
-    assert_close(XNESState(mean=other.mean @ matrix.T + shift, scale=matrix @ other.scale), plain, 1e-6, 1e-8)
+    assert_close(XNESState(mean=other.mean @ matrix.T + shift[None], scale=matrix @ other.scale), plain, 1e-6, 1e-8)
     assert abs(plain.scale[-1]).max() < 0.5 * abs(start.scale).max()  # it went somewhere
 
 

@@ -208,7 +208,7 @@ def test_a_clone_scores_as_the_plain_policies_it_is():
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 6))
     context = context_of(Archive(policies, jnp.ones(6), measures, GRID, "toy", SHAPE), task)
     sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4)
-    params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), measures[0], jnp.ones(3))["params"]
+    params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), measures[0], jnp.ones((1, 3)))["params"]
     tree = cloned.Cloned(jax.tree.map(lambda leaf: 3.0 * leaf, params), jnp.zeros(3), jnp.ones(3), sizes, 2, GRID)
     tree = precision.compress(tree, "float16")
     found = evaluate_model(study.Model(tree, cloned.generate, 0, 0, 0.0, cloned.apply), context)

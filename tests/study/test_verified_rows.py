@@ -114,7 +114,7 @@ def test_a_training_that_verifies_nothing_has_no_equal(context):
 def clone_row(context):
     """A row of a clone that was never trained, what its rounds left, and its model."""
     sizes = ClonedConfig((8,), embedding=8, octaves=2, joint=4, noise=0.1)
-    params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), jnp.ones(2), jnp.ones(3))["params"]
+    params = cloned.ConditionedPolicy(2, sizes).init(jax.random.key(2), jnp.ones(2), jnp.ones((1, 3)))["params"]
     tree = cloned.Cloned(jax.tree.map(lambda leaf: 3.0 * leaf, params), jnp.zeros(3), jnp.ones(3), sizes, 2, GRID)
     plain, kept = methods.Cloned(sizes, OptimiserConfig(steps=1), "float16"), {}
 

@@ -26,10 +26,11 @@ def touches_by_collision(system, feet, transforms):
     ids = np.array([model.geom(foot).id for foot in feet])
 
     def one(x):
-        found = contact.get(system, x)
+        with jax.numpy_rank_promotion("allow"):  # Brax does
+            found = contact.get(system, x)
         pair = jnp.asarray(found.geom)  # [contacts, 2]
         ground = jnp.asarray(model.geom_type == 0)[pair].any(-1)
-        foot = (pair[:, :, None] == ids).any(1)  # [contacts, M]
+        foot = (pair[:, :, None] == ids[None, None]).any(1)  # [contacts, M]
         return (foot & ground[:, None] & (found.dist <= 0)[:, None]).any(0)
 
     return jax.lax.map(one, transforms)

@@ -64,7 +64,7 @@ def assemble(
     low, high = np.asarray(grid.low), np.asarray(grid.high)
     values = np.asarray(measures)
     if outside == "clip":
-        measures = jnp.clip(measures, jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32))
+        measures = jnp.clip(measures, jnp.asarray(low[None], jnp.float32), jnp.asarray(high[None], jnp.float32))
     elif outside == "drop":
         inside = ((values >= low) & (values <= high)).all(1)
         policies, fitness, measures = jax.tree.map(lambda leaf: leaf[inside], (policies, fitness, measures))

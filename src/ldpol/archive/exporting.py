@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 
 def to_qdax(archive: Archive) -> MapElitesRepertoire:
     """Return the elites as a QDax repertoire on the archive's cells; a cell keeps its best."""
-    return MapElitesRepertoire.init(
-        archive.policies, archive.fitness[:, None], archive.measures, archive.grid.centroids()
-    )
+    centroids = archive.grid.centroids()
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        return MapElitesRepertoire.init(archive.policies, archive.fitness[:, None], archive.measures, centroids)
 
 
 def to_ribs(archive: Archive, order: Order = "flax") -> "pandas.DataFrame":

@@ -25,7 +25,7 @@ def cell_coordinates(measures: Any, low: Any, high: Any, shape: Any, xp: Any) ->
 
     Args:
       measures: float32.
-      low, high, shape: `[M]` bounds and cells a side, as arrays that keep the arithmetic in float32.
+      low, high, shape: `[..., M]` bounds and cells a side, as arrays that keep the arithmetic in float32.
       xp: the array module, `jax.numpy` or `numpy`: a report counts the same cells without starting JAX.
     """
     place = xp.floor((measures - low) / (high - low) * shape + NUDGE).astype(xp.int32)
@@ -81,10 +81,10 @@ class Grid:
 
     def index(self, measures: Array) -> Array:
         """Return the row-major cell index of measures `[..., M]`; values outside go to the border cells."""
-        low, high, shape = jnp.asarray(self.low), jnp.asarray(self.high), jnp.asarray(self.shape)
-        place = cell_coordinates(measures, low, high, shape, jnp)
-        strides = jnp.asarray([math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))])
-        return (place * strides).sum(-1)
+        row_major = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+        numbers = (self.low, self.high, self.shape, row_major)
+        low, high, shape, strides = (jnp.array(values, ndmin=measures.ndim) for values in numbers)
+        return (cell_coordinates(measures, low, high, shape, jnp) * strides).sum(-1)
 
     def centroids(self) -> Array:
         """Return QDax's centroids `[C, M]` of this grid (in QDax's own order), so that it fills the cells of `index`.
@@ -92,7 +92,9 @@ class Grid:
         A measure on a border is as near to both its cells; the centroids are shifted down so that the upper one wins.
         """
         sides = (jnp.asarray(self.high) - jnp.asarray(self.low)) / jnp.asarray(self.shape)
-        return compute_euclidean_centroids(self.shape, list(self.low), list(self.high)) - NUDGE * sides
+        with jax.numpy_rank_promotion("allow"):  # QDax does
+            centres = compute_euclidean_centroids(self.shape, list(self.low), list(self.high))
+        return centres - NUDGE * sides[None]
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -157,7 +159,7 @@ class Voronoi:
     def index(self, measures: Array) -> Array:
         """Return the number of the nearest centroid to measures `[..., M]`."""
         centroids = self.centroids()
-        nearest = lambda place: ((centroids - place) ** 2).sum(-1).argmin()  # noqa: E731
+        nearest = lambda place: ((centroids - place[None]) ** 2).sum(-1).argmin()  # noqa: E731
         flat = measures.reshape(-1, self.dimensions)
         # In batches: all distances of a large archive at once would not fit into memory.
         return jax.lax.map(nearest, flat, batch_size=256).reshape(measures.shape[:-1])
@@ -180,12 +182,12 @@ def _diagonal(cells: Tessellation) -> float:
 
 
 def _scaled(cells: Tessellation, measures: Any) -> Any:
-    low, high = np.asarray(cells.low), np.asarray(cells.high)
+    low, high = (np.array(ends, ndmin=np.ndim(measures)) for ends in (cells.low, cells.high))
     return (measures - low) / (high - low)
 
 
 def _unscaled(cells: Tessellation, places: Any) -> Any:
-    low, high = np.asarray(cells.low), np.asarray(cells.high)
+    low, high = (np.array(ends, ndmin=np.ndim(places)) for ends in (cells.low, cells.high))
     return low + (high - low) * places
 
 

@@ -87,9 +87,9 @@ class ConditionedPolicy(nn.Module):
             x = nn.tanh(x) if number < len(style) - 1 else x
         return x
 
-    def __call__(self, place: Array, observation: Array) -> Array:
-        """Return the action before clipping `[A]` for measures in [0, 1] and a normalised observation."""
-        return self.mean(self.style(place), observation)
+    def __call__(self, place: Array, observations: Array) -> Array:
+        """Return the actions before clipping `[B, A]` for measures in [0, 1] at normalised observations `[B, O]`."""
+        return self.mean([layer[:, None] for layer in self.style(place)], observations)
 
 
 @struct.dataclass
@@ -136,7 +136,7 @@ def step(
     columns = jax.random.randint(state_key, (config.policies, config.states), 0, data.filled)
     noise = config.noise * jax.random.normal(noise_key, (config.policies, data.measures.shape[1]))
     places = data.measures[rows] + noise
-    states = (data.states[rows[:, None], columns] - centre) / spread
+    states = (data.states[rows[:, None], columns] - centre[None, None]) / spread[None, None]
     actions = data.actions[rows[:, None], columns]
 
     def loss(params: PyTree) -> Array:
@@ -179,7 +179,7 @@ def fit(
     # Observations must mean the same throughout, so the states of later rounds do not count.
     normal, size = normaliser(data), data.actions.shape[-1]
     module = ConditionedPolicy(size, config)
-    params = jax.jit(module.init)(init_key, data.measures[0], data.states[0, 0])["params"]
+    params = jax.jit(module.init)(init_key, data.measures[0], data.states[0, :1])["params"]
 
     def finish(state: TrainState) -> Cloned:
         return Cloned(state.ema, *normal, config=config, action_size=size, grid=archive.grid)

@@ -60,7 +60,7 @@ def fit(
     free = 1 + measures.shape[1]
     penalty = jnp.where(jnp.arange(width) < free, 1e-6, ridge) * count / 2
     gram = table.T @ (weights[:, None] * table) + jnp.diag(penalty)
-    solve = jnp.linalg.solve(gram, table.T * weights)
+    solve = jnp.linalg.solve(gram, table.T * weights[None])
     found = solve @ values
     left = values - table @ found
     freedom = jnp.maximum(count - jnp.trace(solve @ table), 1.0)

@@ -44,7 +44,7 @@ def choose(grid: Tessellation, fitness: Array, measures: Array, count: int) -> A
 
     def help_by(row: Array) -> Array:
         """Return how well one elite stands in for each of the others `[N]`."""
-        squared = ((place - place[row]) ** 2).sum(-1)
+        squared = ((place - place[row][None]) ** 2).sum(-1)
         return jnp.exp(-0.5 * squared / radius**2 - jnp.maximum(fitness - fitness[row], 0.0) / spread)
 
     def add(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:

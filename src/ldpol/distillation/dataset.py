@@ -71,7 +71,7 @@ def normaliser(data: Dataset) -> tuple[Array, Array]:
     used = (jnp.arange(data.states.shape[1]) < data.filled)[None, :, None]
     count = data.states.shape[0] * data.filled
     centre = (data.states * used).sum((0, 1)) / count
-    spread = jnp.sqrt((((data.states - centre) ** 2) * used).sum((0, 1)) / count)
+    spread = jnp.sqrt((((data.states - centre[None, None]) ** 2) * used).sum((0, 1)) / count)
     return centre, jnp.maximum(spread, 1e-2)
 
 

@@ -77,7 +77,7 @@ def diffusion_step(
     rows = jax.random.choice(row_key, dataset.mean.shape[0], (loss.batch,), p=chances)
     rows = jax.lax.with_sharding_constraint(rows, NamedSharding(mesh, PartitionSpec("policies")))
     shape = (loss.batch, *dataset.mean.shape[1:])
-    clean = dataset.mean[rows] + dataset.deviation * jax.random.normal(posterior_key, shape)
+    clean = dataset.mean[rows] + dataset.deviation[None] * jax.random.normal(posterior_key, shape)
     conditions, claims = jax.vmap(partial(request, loss, dataset))(jax.random.split(request_key, loss.batch), rows)
     levels = draw_levels(level_key, schedule, loss.batch, loss.visited, steps)
     noisy = jax.vmap(partial(add_noise, schedule))(clean, levels, jax.random.normal(noise_key, shape))

@@ -28,8 +28,9 @@ def standardise(mean: Array, deviation: Array) -> tuple[Array, Array, Scaling]:
       scaling.
     """
     centre, spread = mean.mean(0), jnp.sqrt(jnp.mean(deviation**2, 0))
-    scale = jnp.sqrt(jnp.mean((mean - centre) ** 2 + spread**2, (0, 1, 2)))
-    return (mean - centre) / scale, spread / scale, Scaling(centre, scale)
+    apart = mean - centre[None]
+    scale = jnp.sqrt(jnp.mean(apart**2 + spread[None] ** 2, (0, 1, 2)))
+    return apart / scale[None, None, None], spread / scale[None, None], Scaling(centre, scale)
 
 
 @struct.dataclass
@@ -129,7 +130,7 @@ def agreement(dataset: LatentDataset, spread: Spread, condition: Condition, clai
       condition: what is asked for.
       claims: `[L]` the claims that the condition's text makes; None for a model without language.
     """
-    squared = ((condition.measures - dataset.measures) ** 2) @ condition.mask / spread.measures**2
+    squared = ((condition.measures[None] - dataset.measures) ** 2) @ condition.mask / spread.measures**2
     squared += condition.quality_mask * (condition.quality - dataset.quality) ** 2 / spread.quality**2
     if claims is None or dataset.captions is None:
         return -0.5 * squared

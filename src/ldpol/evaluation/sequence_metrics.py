@@ -97,7 +97,7 @@ def _mean(values: np.ndarray) -> Ratio:
 def _transitions(targets: np.ndarray, reached: np.ndarray, survived: np.ndarray, areas: Grid) -> Ratio:
     """Count, by the regions asked for before and after a switch, the episodes that met it and that survived it."""
     known = np.isfinite(targets).min(-1)
-    region = np.asarray(areas.index(jnp.where(known[..., None], targets, jnp.asarray(areas.low))))
+    region = np.asarray(areas.index(jnp.where(known[..., None], targets, jnp.asarray(areas.low)[None, None])))
     counts = np.zeros((2, len(targets), areas.cells, areas.cells))
     for s in range(len(targets)):
         for k in range(1, targets.shape[1]):

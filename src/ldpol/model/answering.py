@@ -60,15 +60,15 @@ def row_logits(
       claims: the L claims of the model's language, `(trait, low, high)`.
     """
     values = bank.values
-    squared = (values[:, : bank.count] - condition.measures) ** 2
+    squared = (values[:, : bank.count] - condition.measures[None]) ** 2
     logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
     away = condition.quality - values[:, bank.columns.index(QUALITY)]
     logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
     known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
     if known and condition.text.shape[0]:
         place = np.array([bank.columns.index(claims[i][0]) for i in known])
-        low, high = (jnp.asarray([claims[i][end] for i in known], jnp.float32) for end in (1, 2))
-        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)
+        low, high = (jnp.asarray([[claims[i][end] for i in known]], jnp.float32) for end in (1, 2))
+        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)[None]
         truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
         logits += condition.text_mask * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
     return logits
@@ -143,7 +143,7 @@ def answer_set(
 
     def choose(gap: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
         best = jnp.argmax(gap)
-        nearer = jnp.minimum(gap, jnp.linalg.norm(features - features[best], axis=-1))
+        nearer = jnp.minimum(gap, jnp.linalg.norm(features - features[best][None], axis=-1))
         return nearer.at[best].set(-jnp.inf), (rows[best], jnp.isfinite(gap[best]))
 
     # Nothing is chosen yet: all gaps are alike but for a little that puts the row that was drawn first in front.
@@ -156,9 +156,10 @@ def answer_set(
 
 def row_distances(bank: VerifiedBank, condition: Condition) -> Array:
     """Return how far each row is from the measures that are asked for, `[R]`, measures scaled to [0, 1]."""
-    return jnp.sqrt(((bank.measures - condition.measures) ** 2) @ condition.mask)
+    return jnp.sqrt(((bank.measures - condition.measures[None]) ** 2) @ condition.mask)
 
 
 def row_content(bank: VerifiedBank, row: Array) -> tuple[Array, Array]:
     """Return the latent `[h, w, c]` of one row and the measures `[M]` to decode it with."""
-    return bank.levels[row].astype(jnp.float32) * bank.step, bank.given[row].astype(jnp.float32) / LEVELS
+    latent = bank.levels[row].astype(jnp.float32) * bank.step[None, None]
+    return latent, bank.given[row].astype(jnp.float32) / LEVELS

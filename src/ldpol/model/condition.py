@@ -135,8 +135,8 @@ def drop(key: Key, condition: Condition, how: Drop) -> Condition:
 
 
 def fourier_features(values: Array, octaves: int) -> Array:
-    """Return sines and cosines `[..., 2 * octaves]` of values in [0, 1] at half-periods 1, 1/2, 1/4, ..."""
-    angles = values[..., None] * jnp.pi * 2.0 ** jnp.arange(octaves)
+    """Return sines and cosines `[N, 2 * octaves]` of values `[N]` in [0, 1] at half-periods 1, 1/2, 1/4, ..."""
+    angles = jnp.outer(values * jnp.pi, 2.0 ** jnp.arange(octaves))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
 
 

@@ -69,7 +69,7 @@ class Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         matrix = jnp.einsum("kpq,kio->piqo", jnp.asarray(_taps(h, w)), kernel.reshape(9, c, self.channels))
         out = x.reshape(-1) @ matrix.reshape(h * w * c, h * w * self.channels)
-        return out.reshape(h, w, self.channels) + bias
+        return out.reshape(h, w, self.channels) + bias[None, None]
 
 
 def _taps(h: int, w: int) -> np.ndarray:
@@ -97,7 +97,7 @@ class ResidualBlock(nn.Module):
             x = nn.Dense(self.channels)(x)  # before the convolutions, whose cost grows with the width they read
         y = Convolution(self.channels)(nn.silu(GroupNorm()(x)))
         scale, shift = jnp.split(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros)(embedding), 2)
-        y = GroupNorm()(y) * (1.0 + scale) + shift
+        y = GroupNorm()(y) * (1.0 + scale)[None, None] + shift[None, None]
         return x + Convolution(self.channels, zero=True)(nn.silu(y))
 
 
@@ -120,7 +120,7 @@ class GroupNorm(nn.Module):
         flat = x.reshape(-1)
         centred = flat - member @ (flat @ share)
         inverse = jax.lax.rsqrt((centred**2) @ share + 1e-6)
-        return (centred * (member @ inverse)).reshape(x.shape) * scale + bias
+        return (centred * (member @ inverse)).reshape(x.shape) * scale[None, None] + bias[None, None]
 
 
 class UNet(nn.Module):

@@ -67,7 +67,7 @@ class NodeNetwork(nn.Module):
         """Return node states for one context `[C]`."""
         nodes = nn.Dense(self.hidden, name="shape")(jnp.asarray(shape_features(self.tensors)))
         nodes = nodes + self.param("identity", nn.initializers.normal(0.1), nodes.shape)
-        nodes = nodes + nn.Dense(self.hidden, name="context")(context)
+        nodes = nodes + nn.Dense(self.hidden, name="context")(context)[None]
         for i in range(self.rounds):
             nothing = jnp.zeros_like(nodes[:1])
             before = jnp.concatenate([nothing, nodes[:-1]])

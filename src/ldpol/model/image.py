@@ -64,4 +64,4 @@ class Scaling:
 
     def apply(self, standardised: Array) -> Array:
         """Return the image of a standardised one."""
-        return self.centre + self.scale * standardised
+        return self.centre + self.scale[None, None] * standardised

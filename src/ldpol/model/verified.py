@@ -40,7 +40,7 @@ class RoundedDraws(NamedTuple):
     @property
     def latents(self) -> Array:
         """`[R, h, w, c]`."""
-        return self.levels.astype(jnp.float32) * self.step
+        return self.levels.astype(jnp.float32) * self.step[None, None, None]
 
 
 def latent_step(mean: Array, deviation: Array) -> Array:
@@ -54,7 +54,7 @@ def latent_step(mean: Array, deviation: Array) -> Array:
 
 def round_draws(latents: Array, measures: Array, step: Array) -> RoundedDraws:
     """Round latents `[R, h, w, c]` to multiples of `step` `[c]`, and measures `[R, M]` in [0, 1] to 255ths."""
-    levels = jnp.clip(jnp.round(latents / step), -127, 127).astype(jnp.int8)
+    levels = jnp.clip(jnp.round(latents / step[None, None, None]), -127, 127).astype(jnp.int8)
     return RoundedDraws(levels, step, in_levels(measures).astype(jnp.float32) / LEVELS)
 
 
@@ -97,7 +97,7 @@ class VerifiedBank:
     @property
     def values(self) -> Array:
         """`[R, K]` the table in its units."""
-        return self.low + (self.high - self.low) * self.table.astype(jnp.float32) / LEVELS
+        return self.low[None] + (self.high - self.low)[None] * self.table.astype(jnp.float32) / LEVELS
 
     @property
     def measures(self) -> Array:

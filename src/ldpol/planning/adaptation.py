@@ -115,10 +115,10 @@ def predict(repertoire: Repertoire, trials: Trials, config: AdaptConfig) -> Pred
     tried = features[trials.rows]
     variance = config.deviation**2
     # An empty slot is a point that nothing correlates with, so that T trials of any number compile once.
-    among = variance * matern(tried, tried, config.length) * done * done[:, None]
+    among = variance * matern(tried, tried, config.length) * done[None] * done[:, None]
     factor = cho_factor(among + jnp.diag(jnp.where(done, config.noise**2, 1.0)))
     surprise = jnp.where(done, (trials.achieved - prior[trials.rows]) / span, 0.0)
-    across = variance * matern(features, tried, config.length) * done
+    across = variance * matern(features, tried, config.length) * done[None]
     mean = (prior - low) / span + across @ cho_solve(factor, surprise)
     known = (across * cho_solve(factor, across.T).T).sum(-1)
     return Prediction(low + span * mean, span * jnp.sqrt(jnp.maximum(variance - known, 0.0)))

@@ -136,7 +136,7 @@ def best_candidate(scores: SegmentScore, target: Array, tolerance: float = 0.0) 
       tolerance: distances in the same multiple of it count as equally close, so that reward decides; 0: no two do.
     """
     measured = ~jnp.isnan(scores.measures).any(-1)
-    error = jnp.where(measured, distance(target, scores.measures), jnp.inf)
+    error = jnp.where(measured, distance(target[None], scores.measures), jnp.inf)
     if tolerance > 0:
         error = jnp.floor(error / tolerance)
     # `lived` cannot tell a fall in the very last step from survival.

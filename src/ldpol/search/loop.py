@@ -128,9 +128,10 @@ def make_search(
         else:
             policies, score, more, further = refine(state.repertoire, policies, scores, refine_key)
             played, steps = played + more, steps + further
-        repertoire, emitter_state, _ = algorithm.tell(
-            policies, score.fitness, score.measures, state.repertoire, state.emitter, extra_info=info
-        )
+        with jax.numpy_rank_promotion("allow"):  # QDax does
+            repertoire, emitter_state, _ = algorithm.tell(
+                policies, score.fitness, score.measures, state.repertoire, state.emitter, extra_info=info
+            )
         steps += trained(emitter_state) - trained(state.emitter)
         state = SearchState(
             repertoire, emitter_state, state.iteration + 1, state.evaluations + played, state.env_steps + steps

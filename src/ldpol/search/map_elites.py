@@ -146,7 +146,8 @@ def make_map_elites(
     def verify(repertoire: MapElitesRepertoire, policies: Params, scores: Score, key: Key) -> Refined:
         """Keep the most promising candidates and average their further episodes in."""
         score = mean_score(scores)
-        cells = get_cells_indices(score.measures, repertoire.centroids)
+        with jax.numpy_rank_promotion("allow"):  # QDax does
+            cells = get_cells_indices(score.measures, repertoire.centroids)
         gain = score.fitness - jnp.maximum(repertoire.fitnesses[cells, 0], -1e6)
         gain = jnp.where(gain > 0, gain, -jnp.inf)
         gain, chosen = jax.lax.top_k(gain, config.verify)

@@ -32,7 +32,7 @@ class Moments:
         return jnp.sqrt(jnp.maximum(self.variance, _LEAST_VARIANCE))
 
     def normalise(self, x: Array) -> Array:
-        """Return `x` `[..., features]` with mean 0 and standard deviation 1 per feature."""
+        """Return a sample `x` `[...]` so that all of them have mean 0 and standard deviation 1 per feature."""
         return (x - self.mean) / self.std
 
     def denormalise(self, x: Array) -> Array:
@@ -65,4 +65,4 @@ def merge(one: Moments, other: Moments) -> Moments:
 def pooled(moments: Moments) -> Moments:
     """Return the moments `[...]` of D sets of equally many samples together, given those of each `[D, ...]`."""
     mean = moments.mean.mean(0)
-    return Moments(mean, (moments.variance + (moments.mean - mean) ** 2).mean(0), moments.count.sum(0))
+    return Moments(mean, (moments.variance + (moments.mean - mean[None]) ** 2).mean(0), moments.count.sum(0))

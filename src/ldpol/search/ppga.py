@@ -187,7 +187,7 @@ class PPGAEmitter(Emitter):
             ),
         )
         climbers = self._climb_all(jnp.eye(self._copies), climbers, climb_key)
-        directions = jax.tree.map(lambda trained, start: trained - start, climbers.actor, theta.actor)
+        directions = jax.tree.map(lambda trained, start: trained - start[None], climbers.actor, theta.actor)
         if self._config.unit_gradients:
             directions = jax.vmap(_to_unit_length)(directions)
         coefficients, draws = xnes.ask(self._xnes, state.coefficients, ask_key)
@@ -215,7 +215,8 @@ class PPGAEmitter(Emitter):
         state: PPGAState = emitter_state
         theta = state.walker
         fitness = fitnesses.reshape(-1)
-        cells = get_cells_indices(descriptors, repertoire.centroids)
+        with jax.numpy_rank_promotion("allow"):  # QDax does
+            cells = get_cells_indices(descriptors, repertoire.centroids)
         gain = improvement(state.thresholds, cells, fitness)
         coefficients = xnes.tell(self._xnes, state.coefficients, extra_scores["draws"], gain)
         # A branch holds its cell if its fitness stands there. An older elite of exactly that fitness would be taken for

@@ -221,11 +221,11 @@ def update(
     found = {name: pooled(moments) for name, moments in everywhere.items()}
     returns = merge(state.returns, found["targets"]) if config.normalise_returns else state.returns
     batch = Batch(
-        observation=state.observations.normalise(seen.observation),
+        observation=jax.vmap(state.observations.normalise)(seen.observation),
         action=seen.action,
         log_prob=seen.log_prob,
         advantage=(advantages - found["advantages"].mean) / (jnp.sqrt(found["advantages"].variance) + 1e-8),
-        target=returns.normalise(targets),
+        target=jax.vmap(returns.normalise)(targets),
     )
     keys = jax.random.split(shuffle_key, config.epochs)
     rows = jax.vmap(lambda key: jax.random.permutation(key, targets.shape[0]))(keys)
@@ -301,7 +301,8 @@ def _loss(
     config: PPOConfig, shape: MLP, networks: tuple[tuple[Params, Array], Params], batch: Batch
 ) -> tuple[Array, dict[str, Array]]:
     (actor, log_std), critic = networks
-    log_ratio = gaussian_log_prob(batch.action, _output(shape, actor, batch.observation), log_std) - batch.log_prob
+    mean = _output(shape, actor, batch.observation)
+    log_ratio = gaussian_log_prob(batch.action, mean, log_std[None]) - batch.log_prob
     policy = clipped_policy_loss(log_ratio, batch.advantage, config.clip)
     value = value_loss(_output(_critic_shape(config, shape), critic, batch.observation)[..., 0], batch.target)
     loss = policy + config.value_weight * value - config.entropy_weight * gaussian_entropy(log_std)

@@ -52,7 +52,7 @@ def gaussian_log_prob(action: Array, mean: Array, log_std: Array) -> Array:
     Args:
       action: `[..., A]`.
       mean: `[..., A]`.
-      log_std: `[A]`, natural logarithm.
+      log_std: `[..., A]`, natural logarithm.
     """
     surprise = 0.5 * jnp.square((action - mean) * jnp.exp(-log_std)) + log_std + 0.5 * _LOG_TWO_PI
     return -surprise.sum(-1)

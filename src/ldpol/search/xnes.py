@@ -84,7 +84,7 @@ def ask(config: XNESConfig, state: XNESState, key: Key) -> tuple[Array, Array]:
     dimension = state.mean.size
     draws = jax.random.normal(key, (population_size(config, dimension), dimension), state.mean.dtype)
     with jax.default_matmul_precision("highest"):  # or a GPU rounds to TF32, and values belong to other points than z
-        return state.mean + draws @ state.scale.T, draws
+        return state.mean[None] + draws @ state.scale.T, draws
 
 
 def utilities(values: Array) -> Array:
@@ -98,8 +98,9 @@ def utilities(values: Array) -> Array:
     values = jnp.where(jnp.isnan(values), -jnp.inf, values)
     better = (values[None, :] > values[:, None]).sum(1, keepdims=True)
     equal = (values[None, :] == values[:, None]).sum(1, keepdims=True)
-    occupied = (better <= rank) & (rank < better + equal)
-    return jnp.where(occupied, raw / raw.sum() - 1 / values.size, 0.0).sum(1) / equal[:, 0]
+    occupied = (better <= rank[None]) & (rank[None] < better + equal)
+    weights = raw / raw.sum() - 1 / values.size
+    return jnp.where(occupied, weights[None], 0.0).sum(1) / equal[:, 0]
 
 
 def tell(config: XNESConfig, state: XNESState, draws: Array, values: Array) -> XNESState:
@@ -125,7 +126,7 @@ def tell(config: XNESConfig, state: XNESState, draws: Array, values: Array) -> X
         # The step is symmetric, and its exponential no more than that of its eigenvalues.
         stretch, axes = jnp.linalg.eigh((sigma_rate * growth + shape_rate * (gradient - growth)) / 2)
         mean = state.mean + config.mean_rate * (state.scale @ (weights @ draws))
-        scale = state.scale @ ((axes * jnp.exp(stretch)) @ axes.T)
+        scale = state.scale @ ((axes * jnp.exp(stretch)[None]) @ axes.T)
     return XNESState(mean=mean, scale=scale)
 
 

@@ -74,12 +74,16 @@ def task_from_env(
         return TaskState(state, _observation(state, observe), as_float(state.reward), as_float(state.done))
 
     def reset(key: Key) -> TaskState:
-        return wrap(env.reset(key if reset_key is None else reset_key))
+        with jax.numpy_rank_promotion("allow"):  # Brax does, and so may any other
+            state = env.reset(key if reset_key is None else reset_key)
+        return wrap(state)
 
     def step(state: TaskState, action: Array) -> TaskState:
         # Wrappers write into the dicts of the state that they are given: give them other dicts.
         before = jax.tree.map(lambda leaf: leaf, state.physics)
-        return wrap(env.step(before, jnp.clip(action, -1.0, 1.0) if clip_actions else action))
+        with jax.numpy_rank_promotion("allow"):  # Brax does, and so may any other
+            after = env.step(before, jnp.clip(action, -1.0, 1.0) if clip_actions else action)
+        return wrap(after)
 
     task = Task(
         name=name,
