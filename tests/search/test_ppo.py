@@ -79,7 +79,7 @@ def random_batch(state, size=24, seed=0):
 def log_density(nets, observation, action):
     (actor, log_std), _ = nets
     std = np.exp(np.asarray(log_std, np.float64))
-    z = (action - mlp(actor, observation)) / std
+    z = (np.asarray(action) - mlp(actor, np.asarray(observation))) / std
     return (-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi)).sum(1)
 
 

@@ -38,7 +38,7 @@ OTHER = {"a": jnp.array([4.0, -2.0, 0.5]), "b": jnp.array([[4.0, 3.0]])}  # the 
 def children(config, one=ONE, other=OTHER, count=20_000):
     """Steps from `one` to its children `[count, 5]`."""
     made = jax.jit(jax.vmap(lambda key: iso_line(config, one, other, key)))(keys_for(count))
-    step = jax.tree.map(lambda child, parent: child - parent, made, one)
+    step = jax.tree.map(lambda child, parent: child - parent[None], made, one)
     return np.concatenate([np.asarray(step["a"]), np.asarray(step["b"])[:, 0]], axis=1)
 
 
