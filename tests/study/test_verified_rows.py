@@ -65,7 +65,7 @@ def test_the_latent_that_came_nearest_is_decoded(generator, wanted, row):
     table = verified.fit_latents(generator)
     found = jax.jit(verified.generate_from_latents)(table, jax.random.key(0), jnp.array(wanted))
     bank = generator.bank
-    latent, given = bank.levels[row] * bank.step, bank.given[row] / 255
+    latent, given = bank.levels[row] * bank.step[None, None], bank.given[row] / 255
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, generator.decode(latent, given))
 
 
