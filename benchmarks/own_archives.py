@@ -152,7 +152,7 @@ def settings(case: str, episodes: int, quick: bool) -> ldpol.DistillConfig:
         ),
         # From one fixed start a verified draw does exactly what it did: only those in about the same cell may answer.
         # An episode takes little time here, so that many rounds may look for draws that fill the cells still missed.
-        verify=VerifyConfig(rounds=6, further=16, rows=512 if small else 1536, kernel=0.05 if episodes == 1 else 0.43),
+        verify=VerifyConfig(rounds=6, further=16, rows=512 if small else 2560, kernel=0.05 if episodes == 1 else 0.43),
         denoiser=DenoiserTraining(
             architecture=DenoiserConfig(hidden=width, embedding=width, joint=width, layers=2 if small else 3),
             optimiser=dataclasses.replace(default.denoiser.optimiser, steps=denoiser),
