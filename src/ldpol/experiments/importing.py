@@ -7,7 +7,7 @@ import jax
 
 from ldpol import archive as archives
 from ldpol import session, storage
-from ldpol.archive import Archive
+from ldpol.archive import Archive, replay
 from ldpol.errors import UserError
 from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
@@ -52,7 +52,7 @@ def run(config: Config, workdir: Path) -> None:
         )
     key = stages.key_of(config, "import")
     with session.working("import: rolling out some of the policies"):
-        found = archives.replay(archive, task, key)
+        found = replay(archive, task, key)
     session.say(f"import: {found}")
     if found.verdict == "wrong":
         raise UserError("these policies do not do what the archive says; state the right network, order and task")
