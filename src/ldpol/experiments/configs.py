@@ -239,12 +239,13 @@ def override(config: Config, text: str) -> None:
             )
         if depth < len(parents):
             section = section[part]
-    if isinstance(section[last], ConfigDict):
-        known = ", ".join(f"{key}.{name}" for name in section[last])
+    old: Any = section[last]
+    if isinstance(old, ConfigDict):
+        known = ", ".join(f"{key}.{name}" for name in old)
         raise UserError(f"{key!r} is a section; set one of its keys: {known}")
     try:
         with config.unlocked():
-            section[last] = settings.read_like(value, section[last])
+            section[last] = settings.read_like(value, old)
     except UserError as error:
         raise UserError(f"config key {key!r} {error}") from error
 
