@@ -142,25 +142,22 @@ def make_ant(quick: bool) -> ldpol.Task:
     return ldpol.make_task("ant", episode_length=40 if quick else 250)
 
 
-def settings(case: str, episodes: int, quick: bool) -> ldpol.DistillConfig:
+def settings(episodes: int, quick: bool) -> ldpol.DistillConfig:
     """A generator small enough to be 30 times smaller than some hundreds of policies, and short trainings."""
-    # A hopper's contact is one number of 250 steps: some 240 elites in all, so that the model has to be smaller.
-    small = case == "hopper_uni"
-    width = 64 if small else 96
     autoencoder, denoiser = (60, 60) if quick else (20000, 6000)
     default = ldpol.DistillConfig()
     return dataclasses.replace(
         default,
         collect=CollectConfig(repeats=1, episodes=1, states=64),
         autoencoder=AutoencoderTraining(
-            architecture=AutoencoderConfig(rank=6 if small else 12, context=64),
+            architecture=AutoencoderConfig(rank=12, context=64),
             optimiser=OptimiserConfig(steps=autoencoder),
         ),
         # From one fixed start a verified draw does exactly what it did: only those in about the same cell may answer.
         # An episode takes little time here, so that many rounds may look for draws that fill the cells still missed.
-        verify=VerifyConfig(rounds=6, further=16, rows=512 if small else 2560, kernel=0.05 if episodes == 1 else 0.43),
+        verify=VerifyConfig(rounds=6, further=16, rows=2560, kernel=0.05 if episodes == 1 else 0.43),
         denoiser=DenoiserTraining(
-            architecture=DenoiserConfig(hidden=width, embedding=width, joint=width, layers=2 if small else 3),
+            architecture=DenoiserConfig(hidden=96, embedding=96, joint=96, layers=3),
             optimiser=dataclasses.replace(default.denoiser.optimiser, steps=denoiser),
         ),
         language=LanguageConfig(captions=0),
@@ -261,7 +258,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     if case in QDAX:
         row["policies_per_second"] = policies_per_second(case, archive, task, seed, options.quick)
         common.say(f"policies scored per second: {row['policies_per_second']}")
-    config = settings(case, episodes, options.quick)
+    config = settings(episodes, options.quick)
     player = ldpol.make_player(task, archive.network.apply, episodes=episodes)
     keys, hooks = jax.random.split(jax.random.key(seed), 3), ldpol.Hooks(progress=session.progress)
     archive, begun = ldpol.reevaluate(archive, task, key=keys[0], player=player), time.monotonic()
