@@ -255,9 +255,6 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         return
     row, archive = storage.read_json(folder / "import.json"), archives.load(folder / "archive")
     task, episodes = TASKS[case](seed, options.quick)
-    if case in QDAX:
-        row["policies_per_second"] = policies_per_second(case, archive, task, seed, options.quick)
-        common.say(f"policies scored per second: {row['policies_per_second']}")
     config = settings(episodes, options.quick)
     player = ldpol.make_player(task, archive.network.apply, episodes=episodes)
     keys, hooks = jax.random.split(jax.random.key(seed), 3), ldpol.Hooks(progress=session.progress)
@@ -270,6 +267,9 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     if options.until == "generator":
         return
     row |= storage.read_json(folder / "training.json")
+    if case in QDAX:
+        row["policies_per_second"] = policies_per_second(case, archive, task, seed, options.quick)
+        common.say(f"policies scored per second: {row['policies_per_second']}")
     how = {"key": keys[2], "player": player, "hooks": hooks, "split": split}
     row |= kept(ldpol.load(folder / "generator"), archive, task, how)
     claimed = targets(row)

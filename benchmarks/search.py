@@ -37,7 +37,7 @@ from ldpol.networks import MLP
 from ldpol.report import canvas, figures
 from ldpol.rollout import copied_to, over_chunks, policy_mesh, rollout_batch, split_over
 from ldpol.search import ppo
-from ldpol.search.archive_search import SEARCHES, SearchConfig, make_search
+from ldpol.search.archive_search import SEARCHES, SearchConfig, compile_step, make_search
 from ldpol.search.loop import SearchState
 from ldpol.search.map_elites import MapElitesConfig
 from ldpol.search.ppo_config import PPOConfig
@@ -112,7 +112,7 @@ def one(config: SearchConfig, seed: int, options: Namespace) -> list[dict[str, A
     state = jax.device_put(jax.jit(search.init)(key), everywhere)
     common.say(f"{name}, seed {seed}: compiling")
     begun = time.perf_counter()
-    step = jax.jit(search.step, donate_argnums=0, out_shardings=everywhere).lower(state, key).compile()
+    step = compile_step(search, policy_mesh()).lower(state, key).compile()
     compiling = time.perf_counter() - begun
 
     marks = [("seconds", value) for value in options.at] + [("steps", value) for value in options.steps]

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[2]
 STAGES = ("archive", "train", "evaluate")
 MADE_BY = {"archive": ("archive",), "train": ("train", "model"), "evaluate": ("eval",)}
 """What each stage leaves in a workdir."""
+PATHS = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+WITH_TESTS = os.environ | {"PYTHONPATH": os.pathsep.join(PATHS)}
+"""The environment of a command that imports from tests/, as `campaign.toy_stage` does."""
 
 
 class Stages:
@@ -27,8 +30,7 @@ class Stages:
     def __init__(self, module: str, config: str, folder: Path, limit: float, deadline: float) -> None:
         self.module, self.config, self.folder, self.limit, self.deadline = module, config, folder, limit, deadline
         cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        paths = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.environment = cache | os.environ | {"PYTHONPATH": paths}
+        self.environment = cache | WITH_TESTS
         self.reference = folder / "first"
         self.undisturbed()
         self.reference = folder / "reference"

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import toy_stage
+from campaign.stages import WITH_TESTS
 
 import ldpol
 from ldpol import storage
@@ -29,9 +30,6 @@ STAGES = ("archive", "train", "evaluate", "report")
 PROMISED = """reward_ratio coverage_ratio qd_ratio compression_params compression_bytes mem mem_ceiling js_divergence
     success_rate uniform_coverage_ratio held_out_mem policies policy_params generator_params seconds""".split()
 RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio")
-
-
-WITH_TOY = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +45,7 @@ def command(stage, workdir, *more, config=SMOKE, module="campaign.toy_stage"):
 def call(*arguments, **options):
     """Run one command to its end; the compilation cache of the test session serves it too."""
     line = command(*arguments, **options)
-    return subprocess.run(line, cwd=ROOT, env=WITH_TOY, capture_output=True, text=True, timeout=1800)
+    return subprocess.run(line, cwd=ROOT, env=WITH_TESTS, capture_output=True, text=True, timeout=1800)
 
 
 def succeed(*arguments, **options):
@@ -69,7 +67,7 @@ def refuse(*arguments, **options):
 def kill_when(ready, *arguments):
     """Start a command, send SIGKILL as soon as `ready()` holds, and check that it was not over before."""
     pipes = {"stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command(*arguments), cwd=ROOT, env=WITH_TOY, **pipes) as process:
+    with subprocess.Popen(command(*arguments), cwd=ROOT, env=WITH_TESTS, **pipes) as process:
         try:
             while process.poll() is None and not ready():
                 time.sleep(0.002)

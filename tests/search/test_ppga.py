@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.core.map_elites import MAPElites
 from toy import make_toy
 
@@ -18,7 +18,7 @@ from ldpol.networks import MLP, fold_normaliser
 from ldpol.rollout import RolloutConfig, copied_to, rollout_batch
 from ldpol.search import ppo, xnes
 from ldpol.search.archive_search import SearchConfig, search_archive
-from ldpol.search.loop import in_turn
+from ldpol.search.loop import cells_of, in_turn
 from ldpol.search.map_elites import MapElitesConfig, make_map_elites
 from ldpol.search.ppga import PPGAConfig, PPGAEmitter, make_ppga
 from ldpol.search.ppo_config import PPOConfig, split_environments
@@ -135,12 +135,6 @@ def in_one_cell(count=16):
     return np.full((count, 2), 0.05)
 
 
-def cell_of(measures, repertoire):
-    """The cell that QDax puts the first of some measures into."""
-    with jax.numpy_rank_promotion("allow"):  # QDax does
-        return int(get_cells_indices(jnp.asarray(measures), repertoire.centroids)[0])
-
-
 def test_the_walk_is_ppo_on_the_mean_coefficients(emitted):
     emitter, _, before, _, info = emitted
     fitness = np.linspace(1000.0, 1015.0, 16)
@@ -163,7 +157,7 @@ def test_the_walk_is_ppo_on_the_mean_coefficients(emitted):
 
 def test_thresholds_rise_only_where_branches_landed(emitted):
     _, repertoire, before, _, _ = emitted
-    cell = cell_of(in_one_cell(1), repertoire)
+    cell = int(cells_of(repertoire, jnp.asarray(in_one_cell(1)))[0])
     _, after = tell(emitted, np.full(16, 1000.0), in_one_cell())
     old, new = np.asarray(before.thresholds), np.asarray(after.thresholds)
     assert new[cell] == pytest.approx(old[cell] + (1 - 0.5**16) * (1000.0 - old[cell]), rel=1e-4)
@@ -174,7 +168,7 @@ def test_a_cell_remembers_the_normaliser_of_its_elite(emitted):
     _, repertoire, before, _, _ = emitted
     measures, fitness = in_one_cell(), np.full(16, -1000.0)
     measures[3], fitness[3] = 0.95, 1000.0  # the only one that enters
-    cell = cell_of(measures[3:4], repertoire)
+    cell = int(cells_of(repertoire, jnp.asarray(measures[3:4]))[0])
     _, after = tell(emitted, fitness, measures)
     theta = before.walker
     assert_equal(jax.tree.map(lambda leaf: leaf[cell], after.normalisers), theta.observations)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from baselines.test_baselines import fold
+from campaign.stages import WITH_TESTS
 from test_generator import make_generator
 from toy import make_toy, traced_once
 
@@ -286,19 +286,9 @@ def test_figure_holds_every_row():
 
 def call(workdir, *more):
     """Run the study with the toy in place of physics."""
-    command = [
-        sys.executable,
-        "-m",
-        "campaign.toy_stage",
-        "study",
-        "--config",
-        "experiments/studies/retention.py:smoke",
-    ]
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [*command, "--workdir", str(workdir), *more],
-        cwd=ROOT, capture_output=True, text=True, timeout=1800, env=os.environ | {"PYTHONPATH": paths},
-    )  # fmt: skip
+    config = "experiments/studies/retention.py:smoke"
+    command = [sys.executable, "-m", "campaign.toy_stage", "study", "--config", config, "--workdir", str(workdir)]
+    return subprocess.run([*command, *more], cwd=ROOT, env=WITH_TESTS, capture_output=True, text=True, timeout=1800)
 
 
 def test_smoke_study_through_the_command_line(tmp_path):

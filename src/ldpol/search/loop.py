@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
-from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.map_elites import MAPElites
 
@@ -23,6 +23,12 @@ from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, rollout_batch
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree, Score, mean_score
+
+
+def cells_of(repertoire: MapElitesRepertoire, measures: Array) -> Array:
+    """Return the cells `[N]` of a repertoire that measures `[N, M]` fall into."""
+    with jax.numpy_rank_promotion("allow"):  # QDax does
+        return get_cells_indices(measures, repertoire.centroids)
 
 
 @struct.dataclass

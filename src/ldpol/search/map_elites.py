@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.core.emitters.emitter import Emitter
 from qdax.core.emitters.standard_emitters import MixingEmitter
 
@@ -22,7 +22,7 @@ from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, rollout_batch
-from ldpol.search.loop import Refined, Search, make_search
+from ldpol.search.loop import Refined, Search, cells_of, make_search
 from ldpol.settings import check, fail
 from ldpol.tasks import Task
 from ldpol.types import Key, Params, Score, mean_score
@@ -146,8 +146,7 @@ def make_map_elites(
     def verify(repertoire: MapElitesRepertoire, policies: Params, scores: Score, key: Key) -> Refined:
         """Keep the most promising candidates and average their further episodes in."""
         score = mean_score(scores)
-        with jax.numpy_rank_promotion("allow"):  # QDax does
-            cells = get_cells_indices(score.measures, repertoire.centroids)
+        cells = cells_of(repertoire, score.measures)
         gain = score.fitness - jnp.maximum(repertoire.fitnesses[cells, 0], -1e6)
         gain = jnp.where(gain > 0, gain, -jnp.inf)
         gain, chosen = jax.lax.top_k(gain, config.verify)

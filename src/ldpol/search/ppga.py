@@ -12,14 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.sharding import Mesh
-from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire, get_cells_indices
+from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 from qdax.core.emitters.emitter import Emitter
 
 from ldpol.archive import Tessellation
 from ldpol.networks import MLP, unfold_normaliser
 from ldpol.rollout import RolloutConfig
 from ldpol.search import ppo, xnes
-from ldpol.search.loop import Search, make_search
+from ldpol.search.loop import Search, cells_of, make_search
 from ldpol.search.normaliser import Moments, no_moments
 from ldpol.search.ppo_config import PPOConfig, split_environments
 from ldpol.search.ppo_training import train
@@ -215,8 +215,7 @@ class PPGAEmitter(Emitter):
         state: PPGAState = emitter_state
         theta = state.walker
         fitness = fitnesses.reshape(-1)
-        with jax.numpy_rank_promotion("allow"):  # QDax does
-            cells = get_cells_indices(descriptors, repertoire.centroids)
+        cells = cells_of(repertoire, descriptors)
         gain = improvement(state.thresholds, cells, fitness)
         coefficients = xnes.tell(self._xnes, state.coefficients, extra_scores["draws"], gain)
         # A branch holds its cell if its fitness stands there. An older elite of exactly that fitness would be taken for
