@@ -57,6 +57,7 @@ class PolicyGenerator:
       precision: in which its file keeps the numbers; in memory they are float32.
       bank: verified draws, or None.
       kernel: standard deviation of the kernel over their measures, scaled to [0, 1].
+      reach: distance to what is asked for, scaled likewise, within which they answer.
     """
 
     decoder: PyTree
@@ -80,6 +81,7 @@ class PolicyGenerator:
     precision: Precision = struct.field(pytree_node=False, default="float32")
     bank: VerifiedBank | None = None
     kernel: float = struct.field(pytree_node=False, default=0.0)
+    reach: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def words(self) -> int:
@@ -166,7 +168,7 @@ class PolicyGenerator:
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, full, condition, denoise, steps, method)
         return answer_verified(
-            bank_key, self._bank(verified), condition, Kernel(self.kernel), drawn, claims=self._claims
+            bank_key, self._bank(verified), condition, Kernel(self.kernel, self.reach), drawn, claims=self._claims
         )
 
     @property
@@ -265,7 +267,9 @@ class PolicyGenerator:
         bank_key, *keys = jax.random.split(key, count + 1)
         draw = partial(self.sample_latent, condition=condition, verified=False, **how)
         drawn = jax.vmap(draw)(jnp.stack(keys))[:2]
-        latents, given, source = answer_set(bank_key, bank, condition, Kernel(self.kernel), drawn, claims=self._claims)
+        latents, given, source = answer_set(
+            bank_key, bank, condition, Kernel(self.kernel, self.reach), drawn, claims=self._claims
+        )
         return jax.vmap(self.decode)(latents, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:

@@ -54,8 +54,8 @@ def _check(generator: PolicyGenerator) -> PolicyGenerator:
         check_finite(generator)
     else:
         check_finite((dataclasses.replace(generator, bank=None), bank.step, bank.low, bank.high))
-        found = tuple(str(leaf.dtype) for leaf in (bank.levels, bank.given, bank.table))
-        if found != ("int8", "uint8", "uint8") or len(bank.columns) != bank.table.shape[1]:
+        found = tuple(str(leaf.dtype) for leaf in (bank.levels, bank.given, bank.achieved, bank.table))
+        if found != ("int8", "uint8", "uint16", "uint8") or len(bank.columns) != bank.table.shape[1]:
             raise UserError(f"verified draws of {len(bank.columns)} columns in {found}, {bank.table.shape}")
     check_grid(generator.grid, len(generator.measure_names))
     measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)

@@ -39,6 +39,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "language": lambda value: None if value is None else language_from_json(value),
     "precision": str,
     "kernel": float,
+    "reach": float,
 }
 
 

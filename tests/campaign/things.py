@@ -39,7 +39,7 @@ def make_model(folder: Path) -> None:
 
     model = make_generator(SHAPE, GRID)
     _, bank = make_draws(model.autoencoder.latent)
-    dataclasses.replace(model, bank=bank, kernel=0.05).save(folder / "model", "int8")
+    dataclasses.replace(model, bank=bank, kernel=0.05, reach=0.3).save(folder / "model", "int8")
 
 
 def read_model(folder: Path) -> Any:

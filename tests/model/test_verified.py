@@ -18,7 +18,7 @@ from ldpol.model.verified import RoundedDraws, choose_rows, latent_step, make_ba
 ACHIEVED = np.array([[0.1, 0.2], [0.12, 0.2], [0.8, 0.9], [0.5, 0.5]], np.float32)
 TRAITS = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
 QUALITY = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
-KERNEL = Kernel(0.02, 0.1)
+KERNEL = Kernel(0.02, 0.12, 0.1)
 
 
 def make(shape=(4, 4, 1), achieved=ACHIEVED, log_weight=None):
@@ -49,9 +49,9 @@ def test_rounding_is_by_at_most_half_a_level_and_stable():
 
 def test_the_table_keeps_what_was_achieved():
     _, bank = make()
-    np.testing.assert_allclose(bank.measures, ACHIEVED, atol=0.5 / 255)
-    np.testing.assert_allclose(bank.values[:, 2:3], TRAITS, atol=3 / 510)
-    assert bank.columns == ("measure 0", "measure 1", "speed", "quality", "log weight")
+    np.testing.assert_allclose(bank.measures, ACHIEVED, atol=0.51 / 65535)
+    np.testing.assert_allclose(bank.values[:, :1], TRAITS, atol=3 / 510)
+    assert bank.columns == ("speed", "quality", "log weight")
 
 
 def test_features_are_traits_alone():
@@ -64,7 +64,7 @@ def test_features_are_traits_alone():
     np.testing.assert_array_equal(known.features, bank.features)
     np.testing.assert_allclose(known.fitness, 100.0 * QUALITY, atol=80 / 510)
     bare = make_bank(draws, ACHIEVED, TRAITS[:, :0], trait_names=[], **how)
-    np.testing.assert_allclose(bare.features, ACHIEVED, atol=0.51 / 255)
+    np.testing.assert_allclose(bare.features, ACHIEVED, atol=0.51 / 65535)
 
 
 def test_the_likeliest_rows_are_kept_first():
@@ -92,10 +92,10 @@ def test_rows_are_chosen_as_by_a_plain_loop():
 
 
 def test_rows_answer_as_often_as_the_kernel_says():
-    """Two rows at distances 0 and one kernel width: exp(-1/2) : 1; measures fall on the table's levels."""
+    """Two rows at distances 0 and one kernel width: exp(-1/2) : 1."""
     achieved = np.array([[51 / 255, 0.2], [0.2 + 5 / 255, 0.2], [1.0, 1.0]], np.float32)
     _, bank = make(achieved=achieved)
-    kernel = Kernel(5 / 255)
+    kernel = Kernel(5 / 255, 1.0)
     logits = row_logits(bank, make_condition(jnp.array([0.2, jnp.nan])), kernel, ())
     np.testing.assert_allclose(logits[1] - logits[0], -0.5, atol=1e-4)
     ranked = row_logits(bank, make_condition(jnp.full(2, jnp.nan), 0.1), kernel, ())
@@ -171,7 +171,7 @@ def test_values_that_are_not_finite_are_refused():
 @pytest.fixture(scope="module")
 def verified(generator):  # noqa: F811
     _, bank = make(generator.autoencoder.latent)
-    return dataclasses.replace(generator, bank=bank, kernel=0.05)
+    return dataclasses.replace(generator, bank=bank, kernel=0.05, reach=0.3)
 
 
 def target(model, place):
@@ -198,9 +198,10 @@ def test_a_stored_bank_answers_the_same(verified, tmp_path):
     bytes_ = stored.save(tmp_path / "model") - dataclasses.replace(stored, bank=None).save(tmp_path / "without")
     assert bytes_ < 2000
     loaded = ldpol.load(tmp_path / "model")
-    for name in ("levels", "given", "table", "step"):
+    for name in ("levels", "given", "achieved", "table", "step"):
         np.testing.assert_array_equal(getattr(loaded.bank, name), getattr(verified.bank, name))
-    assert loaded.bank.columns == verified.bank.columns and loaded.kernel == verified.kernel
+    assert loaded.bank.columns == verified.bank.columns
+    assert (loaded.kernel, loaded.reach) == (verified.kernel, verified.reach)
     assert ldpol.load(tmp_path / "without").bank is None
 
 
@@ -220,3 +221,11 @@ def test_a_generator_draws_a_set(verified, generator):  # noqa: F811
     assert len(np.unique(np.asarray(jax.tree.leaves(blind)[0]).reshape(3, -1), axis=0)) == 3
     with pytest.raises(UserError, match="at least 1 policy, found count = 0"):
         generator.sample_set(jax.random.key(0), 0)
+
+
+def test_rows_a_fine_cell_apart_are_told_apart():
+    """Ten rows in ten neighbouring cells of a grid of 1,024: a request for each is answered by its own."""
+    cells = (np.arange(500, 510, dtype=np.float32)[:, None] + 0.5) / 1024
+    _, bank = make(achieved=cells)
+    ask = lambda place: row_logits(bank, make_condition(place), Kernel(0.05 / 1024, 1.0), ()).argmax()  # noqa: E731
+    np.testing.assert_array_equal(jax.vmap(ask)(jnp.asarray(cells)), np.arange(10))

@@ -99,7 +99,7 @@ def with_bank(model, fitness=HEALTHY):
     zero = np.zeros(ROWS, np.float32)
     how = {"quality": zero, "log_weight": zero, "fitness": fitness}
     return dataclasses.replace(
-        model, bank=make_bank(draws, measures, PLACES[:, None], trait_names=["speed"], **how), kernel=0.05
+        model, bank=make_bank(draws, measures, PLACES[:, None], trait_names=["speed"], **how), kernel=0.05, reach=0.3
     )
 
 

@@ -56,7 +56,7 @@ def generator():
     draws = round_draws(latents, jnp.array([[0.2, 0.2], [0.4, 0.4], [0.6, 0.6]]), jnp.full(latents.shape[-1], 0.0625))
     achieved = np.array([[0.6, 0.8], [0.2, 0.8], [0.2, 0.2]])
     how = {"quality": np.zeros(3), "log_weight": np.zeros(3), "trait_names": ("speed", "height")}
-    return dataclasses.replace(plain, bank=make_bank(draws, achieved, np.ones((3, 2)), **how), kernel=0.1)
+    return dataclasses.replace(plain, bank=make_bank(draws, achieved, np.ones((3, 2)), **how), kernel=0.1, reach=0.6)
 
 
 @pytest.mark.parametrize(("wanted", "row"), [((0.62, 1.7), 0), ((0.3, 1.5), 1), ((0.1, 0.1), 2)])
@@ -74,7 +74,7 @@ def test_a_table_of_latents_keeps_no_more_than_it_needs(generator, context):
     made = dataclasses.replace(context, kept={f"training-{digest(BASE)}": Trained(generator, None, 7.0)})
     model = VerifiedLatents(BASE, "int8").fit(made)
     assert model.bytes == storage.nbytes(model.tree) < generator.nbytes and model.seconds == 7.0
-    assert model.tree.bank.table.shape == (3, 2) and model.tree.bank.table.dtype == jnp.uint8
+    assert model.tree.bank.table.shape == (3, 0) and model.tree.bank.achieved.dtype == jnp.uint16
     wide = precision.expand(model.tree)
     np.testing.assert_array_equal(wide.bank.measures, generator.bank.measures)
     np.testing.assert_array_equal(wide.bank.step, generator.bank.step)  # a number that float16 holds
@@ -136,7 +136,9 @@ def test_a_clone_is_evaluated_as_often_as_draws_are(clone_row, context):
     assert achieved.shape == (3 * len(context.split.trained), 2) and len(achieved) > 40
     requests = model.tree.requests
     assert requests.given.shape == requests.achieved.shape == (40, 2)
-    possible = {tuple(one) for one in np.round(255 * GRID.scaled(achieved)).astype(int).tolist()}
+    possible = {
+        tuple(one) for one in np.round(65535 * np.asarray(GRID.scaled(achieved), np.float32)).astype(int).tolist()
+    }
     assert {tuple(one) for one in np.asarray(requests.achieved).tolist()} <= possible
     assert model.bytes == storage.nbytes(model.tree) and model.seconds == 5.0
 
@@ -145,7 +147,7 @@ def test_a_clone_answers_with_the_request_that_came_nearest(clone_row):
     """What is given to the clone is what achieved the target, not the target."""
     _, _, model, _ = clone_row
     requests = model.tree.requests
-    own = GRID.unscaled(np.asarray(requests.achieved[7], np.float32) / 255)
+    own = GRID.unscaled(np.asarray(requests.achieved[7], np.float32) / 65535)
     first = int(np.flatnonzero((np.asarray(requests.achieved) == np.asarray(requests.achieved[7])).all(1))[0])
     style = jax.jit(model.generate)(model.tree, jax.random.key(0), jnp.asarray(own, jnp.float32))
     clone = precision.expand(model.tree.clone)

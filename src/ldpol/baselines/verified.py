@@ -19,7 +19,7 @@ from ldpol.measures import nearest
 from ldpol.model.answering import row_content
 from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.model.verified import LEVELS, VerifiedBank
+from ldpol.model.verified import FINE, LEVELS, VerifiedBank
 from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
@@ -53,14 +53,7 @@ def fit_latents(generator: PolicyGenerator) -> VerifiedLatents:
     bank = generator.bank
     if bank is None:
         raise UserError("this training kept no verified draws; set verify.rounds and verify.rows")
-    count = bank.count
-    kept = dataclasses.replace(
-        bank,
-        table=bank.table[:, :count],
-        low=bank.low[:count],
-        high=bank.high[:count],
-        columns=bank.columns[:count],
-    )
+    kept = dataclasses.replace(bank, table=bank.table[:, :0], low=bank.low[:0], high=bank.high[:0], columns=())
     return VerifiedLatents(generator.decoder, kept, generator.shape, generator.autoencoder, generator.grid)
 
 
@@ -79,7 +72,7 @@ class Requests(NamedTuple):
 
     Attributes:
       given: uint8 `[R, M]` measures that were asked for, in 255ths of their range.
-      achieved: uint8 `[R, M]` measures of the policies, likewise.
+      achieved: uint16 `[R, M]` measures of the policies, in 65535ths.
     """
 
     given: Array
@@ -107,7 +100,7 @@ def style_of(clone: Cloned, given: Array) -> Style:
 def generate_from_clone(model: VerifiedClone, key: Key, measures: Array) -> Style:
     """Return the clone's policy for the request that came nearest to `measures` `[M]`; the key decides nothing."""
     del key
-    achieved = model.requests.achieved.astype(jnp.float32) / LEVELS
+    achieved = model.requests.achieved.astype(jnp.float32) / FINE
     row = nearest(model.clone.grid.scaled(measures), achieved)[0]
     return style_of(model.clone, model.requests.given[row])
 

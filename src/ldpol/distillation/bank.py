@@ -32,7 +32,7 @@ def keep_draws(
     often = elite_weights(*found, quality=config.quality, balance=weights.balance, radius=weights.radius)
     log_weight = np.log(often + 1e-6)
     targets = np.asarray(grid.scaled(archive.measures))
-    kept = choose_rows(achieved, targets, config.rows, width=config.width(grid), log_weight=log_weight)
+    kept = choose_rows(achieved, targets, config.rows, width=config.distances(grid)[0], log_weight=log_weight)
     elites, fitness = np.sort(np.asarray(archive.fitness)), np.asarray(score.fitness)
     quality = (np.searchsorted(elites, fitness) / len(elites)).astype(np.float32)
     names = [column.name for column in columns(task)] if traits.shape[-1] else []

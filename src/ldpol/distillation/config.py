@@ -127,8 +127,8 @@ class VerifyConfig:
       tolerance: errors by so many median errors count as large.
       rows: verified draws that the generator keeps; 0 for a generator without.
       quality: preference for fitness among draws that behave alike, as in `WeightsConfig`.
-      kernel: standard deviation of what answers a request, in diagonals of a cell; how far at most, says
-        `answering.REACH`.
+      kernel: standard deviation of what answers a request, in diagonals of a cell.
+      reach: how far from a request a draw may be to answer it, in diagonals of a cell.
     """
 
     rounds: int = 2
@@ -137,14 +137,20 @@ class VerifyConfig:
     rows: int = 3072
     quality: float = 1.4
     kernel: float = 0.14
+    reach: float = 0.84
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self, least={"rounds": 0, "further": 0, "rows": 0, "quality": 0}, above={"tolerance": 0, "kernel": 0})
+        check(
+            self,
+            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "reach": 0},
+            above={"tolerance": 0, "kernel": 0},
+        )
 
-    def width(self, grid: Tessellation) -> float:
-        """Return the standard deviation of the kernel, measures scaled to [0, 1]."""
-        return self.kernel * float(np.linalg.norm(grid.sides))
+    def distances(self, grid: Tessellation) -> tuple[float, float]:
+        """Return the standard deviation of the kernel and how far it reaches, measures scaled to [0, 1]."""
+        diagonal = float(np.linalg.norm(grid.sides))
+        return self.kernel * diagonal, self.reach * diagonal
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ def train(
         mesh=trainers,
         key=key_for(key, "denoiser"),
     )
+    kernel, reach = config.verify.distances(archive.grid)
     generator = PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,
@@ -195,7 +196,8 @@ def train(
         language=language,
         precision=config.precision,
         bank=bank,
-        kernel=config.verify.width(archive.grid),
+        kernel=kernel,
+        reach=reach,
     )
     return Distilled(generator, encoder, data, history)
 

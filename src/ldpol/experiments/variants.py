@@ -1,4 +1,4 @@
-"""The variants of a config: `smoke`, `gpu` and `paper`, each also with another search before it.
+"""The variants of a config: `smoke`, `large`, `gpu` and `paper`, each also with another search before it.
 
 What a search, a distillation and an evaluation are for each, the `presets` of these say.
 """
@@ -13,7 +13,7 @@ from ldpol.experiments.configs import SUITES, Config
 from ldpol.search import presets as searches
 from ldpol.search.archive_search import SEARCHES
 
-SCALES = ("cpu", "smoke", "gpu", "paper")
+SCALES = ("cpu", "smoke", "large", "gpu", "paper")
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 CELLS = {"ant": 10, "hopper": 1000}
 """Per measure, on an accelerator's grid, where there are more or fewer than two measures."""
@@ -43,6 +43,10 @@ def vary(config: Config, variant: str) -> Config:
         config.archive.checkpoint_every = 1
         config.eval.suites = tuple(SUITES)
         config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
+    if scale == "large":
+        search = dataclasses.replace(searches.large(search), cells=CELLS.get(task, 100))
+        config.task.episode_length = 1000
+        config.archive.checkpoint_every = 25  # of 0.9 GB each
     if scale in ("gpu", "paper"):
         search, distill = searches.accelerated(search), distillations.accelerated(distill)
         search = dataclasses.replace(search, cells=CELLS.get(task, search.cells))

@@ -15,8 +15,6 @@ SOFTNESS = 0.01
 """Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
 LEAST = 50.0
 """A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
-REACH = 6.0
-"""Kernel widths within which a row answers."""
 CANDIDATES = 4
 """Rows among which each policy of a set is chosen."""
 
@@ -26,10 +24,12 @@ class Kernel(NamedTuple):
 
     Attributes:
       measures: standard deviation, measures scaled to [0, 1].
+      reach: distance within which a row answers, measures scaled to [0, 1].
       quality: standard deviation in quantiles.
     """
 
     measures: float
+    reach: float
     quality: float = 0.1
 
 
@@ -60,7 +60,7 @@ def row_logits(
       claims: the L claims of the model's language, `(trait, low, high)`.
     """
     values = bank.values
-    squared = (values[:, : bank.count] - condition.measures[None]) ** 2
+    squared = (bank.measures - condition.measures[None]) ** 2
     logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
     away = condition.quality - values[:, bank.columns.index(QUALITY)]
     logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
@@ -89,7 +89,7 @@ def answer_verified(
       key: one key, one row.
       bank: the rows; None answers nothing.
       condition: what is asked for.
-      kernel: widths; the bank answers where a row lies within `REACH` of them.
+      kernel: widths; the bank answers where a row lies within its reach.
       drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
       claims: of the model's language.
 
@@ -99,7 +99,7 @@ def answer_verified(
     if bank is None:
         return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
     distance = row_distances(bank, condition).min()
-    near = distance <= REACH * kernel.measures
+    near = distance <= kernel.reach
     row = jax.random.categorical(key, row_logits(bank, condition, kernel, claims))
     latent, measures = row_content(bank, row)
     return jnp.where(near, latent, drawn[0]), jnp.where(near, measures, drawn[1]), Source(near, distance)
@@ -124,7 +124,7 @@ def answer_set(
       key: one key, one set.
       bank: the rows; None answers nothing.
       condition: what is asked for.
-      kernel: widths; rows answer that lie within `REACH` of them.
+      kernel: widths; rows answer that lie within its reach.
       drawn: latents `[n, h, w, c]` and measures `[n, M]` to decode otherwise: draws of the diffusion model.
       claims: of the model's language.
 
@@ -136,7 +136,7 @@ def answer_set(
         return *drawn, Source(jnp.zeros(count, bool), jnp.full(count, jnp.inf))
     logits, distance = row_logits(bank, condition, kernel, claims), row_distances(bank, condition)
     # A row that breaks a claim is no answer, however different it is.
-    near = (distance <= REACH * kernel.measures) & (logits >= logits.max() - 0.5 * LEAST)
+    near = (distance <= kernel.reach) & (logits >= logits.max() - 0.5 * LEAST)
     drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
     order, rows = jax.lax.top_k(drawing, min(CANDIDATES * count, len(bank)))
     possible, features = jnp.isfinite(order), bank.features[rows]

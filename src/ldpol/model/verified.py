@@ -18,7 +18,9 @@ from ldpol.measures import parts
 from ldpol.types import Array
 
 LEVELS = 255
-"""Of a table's column, between its least and largest value: a measure is kept to 0.002 of its range."""
+"""Of a table's column, between its least and largest value, and of the measures that are given to the decoder."""
+FINE = 65535
+"""Levels of achieved measures: a grid of a thousand cells in one measure needs more than 255."""
 QUALITY, WEIGHT, FITNESS = "quality", "log weight", "fitness"
 RANKS = 64
 """Draws that may be kept for the sake of one target."""
@@ -58,9 +60,9 @@ def round_draws(latents: Array, measures: Array, step: Array) -> RoundedDraws:
     return RoundedDraws(levels, step, in_levels(measures).astype(jnp.float32) / LEVELS)
 
 
-def in_levels(measures: Array) -> Array:
-    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8."""
-    return jnp.round(jnp.clip(measures, 0.0, 1.0) * LEVELS).astype(jnp.uint8)
+def in_levels(measures: Array, levels: int = LEVELS) -> Array:
+    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8, or other levels, uint16."""
+    return jnp.round(jnp.clip(measures, 0.0, 1.0) * levels).astype(jnp.uint8 if levels <= LEVELS else jnp.uint16)
 
 
 @struct.dataclass
@@ -71,16 +73,17 @@ class VerifiedBank:
       levels: int8 `[R, h, w, c]` latents.
       step: `[c]` latent units per level.
       given: uint8 `[R, M]` measures given to the decoder, in 255ths.
-      table: uint8 `[R, K]` what the policies achieved, see `columns`.
+      achieved: uint16 `[R, M]` measures that the policies achieved, in 65535ths of their range.
+      table: uint8 `[R, K]` what else they achieved, see `columns`.
       low, high: `[K]` what levels 0 and 255 of each column are worth.
-      columns: K names: the measures (scaled to [0, 1]), the task's traits and measures in their units where it has
-        traits, the quantile of fitness among the elites, the log of how often a row is drawn, and the fitness, which
-        banks of older files lack.
+      columns: K names: the task's traits and measures in their units where it has traits, the quantile of fitness
+        among the elites, the log of how often a row is drawn, and the fitness where it is known.
     """
 
     levels: Array
     step: Array
     given: Array
+    achieved: Array
     table: Array
     low: Array
     high: Array
@@ -90,11 +93,6 @@ class VerifiedBank:
         return self.table.shape[0]
 
     @property
-    def count(self) -> int:
-        """How many measures, M: the first columns."""
-        return self.given.shape[-1]
-
-    @property
     def values(self) -> Array:
         """`[R, K]` the table in its units."""
         return self.low[None] + (self.high - self.low)[None] * self.table.astype(jnp.float32) / LEVELS
@@ -102,18 +100,18 @@ class VerifiedBank:
     @property
     def measures(self) -> Array:
         """`[R, M]` achieved, scaled to [0, 1]."""
-        return self.values[:, : self.count]
+        return self.achieved.astype(jnp.float32) / FINE
 
     @property
     def features(self) -> Array:
         """`[R, C]` how the policies move: each trait scaled to [0, 1]; the measures for a task without traits."""
         apart = (QUALITY, WEIGHT, FITNESS)
-        traits = [i for i, name in enumerate(self.columns) if i >= self.count and name not in apart]
-        return self.table[:, np.array(traits or range(self.count))].astype(jnp.float32) / LEVELS
+        traits = [i for i, name in enumerate(self.columns) if name not in apart]
+        return self.table[:, np.array(traits)].astype(jnp.float32) / LEVELS if traits else self.measures
 
     @property
     def fitness(self) -> Array | None:
-        """`[R]` achieved, in the task's units; None for a bank of an older file."""
+        """`[R]` achieved, in the task's units; None where it is not known."""
         return self.values[:, self.columns.index(FITNESS)] if FITNESS in self.columns else None
 
 
@@ -143,18 +141,17 @@ def make_bank(
     """
     worth = [] if fitness is None else [fitness]
     single = np.stack([quality, log_weight, *worth], 1)
-    values = np.concatenate([measures, traits, single], 1).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UserError(f"{(~np.isfinite(values)).any(1).sum()} of {len(values)} verified draws hold NaN or infinity")
-    low, high = values.min(0), values.max(0)
-    low[: measures.shape[1]], high[: measures.shape[1]] = 0.0, 1.0  # so that equal rows stay equal in every bank
-    span = np.maximum(high - low, 1e-6)
+    values = np.concatenate([traits, single], 1).astype(np.float32)
+    finite = np.isfinite(values).all(1) & np.isfinite(measures).all(1)
+    if not finite.all():
+        raise UserError(f"{(~finite).sum()} of {len(values)} verified draws hold NaN or infinity")
+    low = values.min(0)
+    span = np.maximum(values.max(0) - low, 1e-6)
     table = np.clip(np.round((values - low) / span * LEVELS), 0, LEVELS).astype(np.uint8)
-    names = (*(f"measure {i}" for i in range(measures.shape[1])), *trait_names, QUALITY, WEIGHT)
-    names = (*names, FITNESS) if worth else names
-    given = in_levels(draws.measures)
+    names = (*trait_names, QUALITY, WEIGHT, *([FITNESS] if worth else []))
+    given, achieved = in_levels(draws.measures), in_levels(jnp.asarray(measures), FINE)
     bounds = jnp.asarray(low), jnp.asarray(low + span)
-    return VerifiedBank(draws.levels, draws.step, given, jnp.asarray(table), *bounds, columns=names)
+    return VerifiedBank(draws.levels, draws.step, given, achieved, jnp.asarray(table), *bounds, columns=names)
 
 
 def choose_rows(

@@ -1,4 +1,4 @@
-"""Searches for other purposes than minutes on two cores: on an accelerator, as published, and for a quick try."""
+"""Searches for other purposes than minutes on two cores: for hours, an accelerator, as published, a quick try."""
 
 from ldpol.search.archive_search import SearchConfig
 from ldpol.settings import revise
@@ -20,6 +20,17 @@ def quick(config: SearchConfig = SearchConfig()) -> SearchConfig:
             "xnes": {"population": 16},
         },
         rollout={"lanes": 32},
+    )
+
+
+def large(config: SearchConfig = SearchConfig()) -> SearchConfig:
+    """Return a search of two hours on two cores: the published policies and grid."""
+    return revise(
+        config,
+        cells=100,  # of two measures
+        iterations=1000,
+        hidden=(128, 128),
+        hybrid={"ppga_iterations": 250, "verify": 256},
     )
 
 

@@ -18,7 +18,7 @@ from ldpol.distillation.dataset import elite_weights
 from ldpol.distillation.reliability import gaps, thin
 from ldpol.errors import UserError
 from ldpol.keys import key_for
-from ldpol.model.verified import choose_rows, in_levels
+from ldpol.model.verified import FINE, choose_rows, in_levels
 from ldpol.precision import Precision, compress, expand
 from ldpol.reference import BLANK
 from ldpol.study.context import StudyContext, describe, digest
@@ -110,9 +110,9 @@ class VerifiedClone:
         """Clone the elites, ask for their measures, and keep what that achieved."""
         made, trained = self.clone.fit(context), context.split.trained
         given, achieved = self._ask(made.tree, context)
-        targets, width = np.asarray(trained.grid.scaled(trained.measures)), self.verify.width(trained.grid)
+        targets, width = np.asarray(trained.grid.scaled(trained.measures)), self.verify.distances(trained.grid)[0]
         rows = choose_rows(achieved, targets, self.verify.rows, width=width)
-        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows])))
+        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows]), FINE))
         tree = verified.VerifiedClone(made.tree, requests)
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
 
