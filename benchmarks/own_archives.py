@@ -119,8 +119,6 @@ QDAX = ("walker2d_uni", "hopper_uni")
 """Cases whose task QDax has a scorer for."""
 HELD_OUT = {"ant": 0.1}
 """Part of the elites that training does not see."""
-NOISY = {"kernel": 0.43, "reach": 2.6}
-"""Who answers where what a policy does differs from episode to episode."""
 LEAST_OF_HELD_OUT = 1 / 1.3
 """What trained elites are missed by, of what held-out ones are."""
 
@@ -155,9 +153,8 @@ def settings(episodes: int, quick: bool) -> ldpol.DistillConfig:
             architecture=AutoencoderConfig(rank=12, context=64),
             optimiser=OptimiserConfig(steps=autoencoder),
         ),
-        # From one fixed start a verified draw does exactly what it did: only those in about the same cell may answer.
         # An episode takes little time here, so that many rounds may look for draws that fill the cells still missed.
-        verify=VerifyConfig(rounds=6, further=16, rows=2560, **({"kernel": 0.05} if episodes == 1 else NOISY)),
+        verify=VerifyConfig(rounds=6, further=16, rows=2560),
         denoiser=DenoiserTraining(
             architecture=DenoiserConfig(hidden=96, embedding=96, joint=96, layers=3),
             optimiser=dataclasses.replace(default.denoiser.optimiser, steps=denoiser),

@@ -56,8 +56,7 @@ class PolicyGenerator:
       language: what the reader was trained on; None for a model without language.
       precision: in which its file keeps the numbers; in memory they are float32.
       bank: verified draws, or None.
-      kernel: standard deviation of the kernel over their measures, scaled to [0, 1].
-      reach: distance to what is asked for, scaled likewise, within which they answer.
+      kernel: which of them answer a request.
     """
 
     decoder: PyTree
@@ -80,8 +79,7 @@ class PolicyGenerator:
     language: Language | None = struct.field(pytree_node=False, default=None)
     precision: Precision = struct.field(pytree_node=False, default="float32")
     bank: VerifiedBank | None = None
-    kernel: float = struct.field(pytree_node=False, default=0.0)
-    reach: float = struct.field(pytree_node=False, default=0.0)
+    kernel: Kernel = struct.field(pytree_node=False, default=Kernel())
 
     @property
     def words(self) -> int:
@@ -168,7 +166,7 @@ class PolicyGenerator:
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, full, condition, denoise, steps, method)
         return answer_verified(
-            bank_key, self._bank(verified), condition, Kernel(self.kernel, self.reach), drawn, claims=self._claims
+            bank_key, self._bank(verified), condition, self.kernel, self.grid, drawn, claims=self._claims
         )
 
     @property
@@ -268,7 +266,7 @@ class PolicyGenerator:
         draw = partial(self.sample_latent, condition=condition, verified=False, **how)
         drawn = jax.vmap(draw)(jnp.stack(keys))[:2]
         latents, given, source = answer_set(
-            bank_key, bank, condition, Kernel(self.kernel, self.reach), drawn, claims=self._claims
+            bank_key, bank, condition, self.kernel, self.grid, drawn, claims=self._claims
         )
         return jax.vmap(self.decode)(latents, given), source
 

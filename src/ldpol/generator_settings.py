@@ -9,6 +9,7 @@ from flax import serialization
 from ldpol import networks
 from ldpol.archive import grid_from_json
 from ldpol.language.reader import Language, language_from_json, language_to_json
+from ldpol.model.answering import Kernel
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig
 from ldpol.types import PyTree
@@ -38,8 +39,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "text_guidance": float,
     "language": lambda value: None if value is None else language_from_json(value),
     "precision": str,
-    "kernel": float,
-    "reach": float,
+    "kernel": lambda value: Kernel(*map(float, value)),
 }
 
 

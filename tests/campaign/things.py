@@ -12,6 +12,7 @@ import ldpol
 from campaign.fuzz import Thing
 from ldpol import archive, sample, storage
 from ldpol.archive import Archive, Grid
+from ldpol.model.answering import Kernel
 from ldpol.networks import MLP
 from ldpol.report import load_run
 
@@ -39,7 +40,7 @@ def make_model(folder: Path) -> None:
 
     model = make_generator(SHAPE, GRID)
     _, bank = make_draws(model.autoencoder.latent)
-    dataclasses.replace(model, bank=bank, kernel=0.05, reach=0.3).save(folder / "model", "int8")
+    dataclasses.replace(model, bank=bank, kernel=Kernel(0.05, 0.3)).save(folder / "model", "int8")
 
 
 def read_model(folder: Path) -> Any:

@@ -30,6 +30,7 @@ from ldpol.evaluation.tables import as_markdown, as_text
 from ldpol.hooks import Hooks
 from ldpol.language.captions import captions
 from ldpol.language.claims import satisfied
+from ldpol.model.answering import Kernel
 from ldpol.model.verified import make_bank, round_draws
 from ldpol.networks import MLP
 from ldpol.planning.choosing import first, from_archive, from_generator
@@ -63,7 +64,7 @@ def with_bank(model):
     zero = np.zeros(6, np.float32)
     how = {"quality": zero, "log_weight": zero, "fitness": np.arange(6, dtype=np.float32)}
     bank = make_bank(draws, achieved, random.random((6, 1)).astype(np.float32), trait_names=["speed"], **how)
-    return dataclasses.replace(model, bank=bank, kernel=0.05, reach=0.3)
+    return dataclasses.replace(model, bank=bank, kernel=Kernel(0.05, 0.3))
 
 
 def renumber(key, numbers):
@@ -199,7 +200,7 @@ def test_held_out_region_shows_the_blind_model_beside_verified_draws(context):
     draws = round_draws(jnp.zeros((1, *shape)), jnp.full((1, 2), 0.5), jnp.ones(shape[-1]))
     one = np.zeros(1, np.float32)
     bank = make_bank(draws, np.full((1, 2), 0.5), np.zeros((1, 0)), quality=one, log_weight=one, trait_names=())
-    generator = dataclasses.replace(context.generator, bank=bank, kernel=9.0, reach=54.0)
+    generator = dataclasses.replace(context.generator, bank=bank, kernel=Kernel(9.0, 54.0))
     metrics = REGION.run(dataclasses.replace(context, generator=generator)).metrics
     rows = metrics["held_out_region"]["rows"]
     assert (

@@ -10,6 +10,8 @@ import pytest
 from test_generator import generator  # noqa: F401
 
 import ldpol
+from ldpol.archive import Grid
+from ldpol.baselines.verified import nearest_row
 from ldpol.errors import UserError
 from ldpol.model.answering import Kernel, answer_set, answer_verified, row_logits
 from ldpol.model.condition import make_condition
@@ -18,7 +20,8 @@ from ldpol.model.verified import RoundedDraws, choose_rows, latent_step, make_ba
 ACHIEVED = np.array([[0.1, 0.2], [0.12, 0.2], [0.8, 0.9], [0.5, 0.5]], np.float32)
 TRAITS = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
 QUALITY = np.array([0.1, 0.9, 0.5, 0.3], np.float32)
-KERNEL = Kernel(0.02, 0.12, 0.1)
+KERNEL = Kernel(0.02, 0.12)
+GRID = Grid((10, 10), (0.0, 0.0), (1.0, 1.0))
 
 
 def make(shape=(4, 4, 1), achieved=ACHIEVED, log_weight=None):
@@ -33,7 +36,7 @@ def make(shape=(4, 4, 1), achieved=ACHIEVED, log_weight=None):
 def answer(bank, condition, count=200, **how):
     drawn = jnp.zeros((4, 4, 1)), jnp.full(2, 0.5)
     keys = jax.random.split(jax.random.key(1), count)
-    return jax.jit(jax.vmap(lambda key: answer_verified(key, bank, condition, KERNEL, drawn, **how)))(keys)
+    return jax.jit(jax.vmap(lambda key: answer_verified(key, bank, condition, KERNEL, GRID, drawn, **how)))(keys)
 
 
 def test_rounding_is_by_at_most_half_a_level_and_stable():
@@ -96,15 +99,15 @@ def test_rows_answer_as_often_as_the_kernel_says():
     achieved = np.array([[51 / 255, 0.2], [0.2 + 5 / 255, 0.2], [1.0, 1.0]], np.float32)
     _, bank = make(achieved=achieved)
     kernel = Kernel(5 / 255, 1.0)
-    logits = row_logits(bank, make_condition(jnp.array([0.2, jnp.nan])), kernel, ())
+    logits = row_logits(bank, make_condition(jnp.array([0.2, jnp.nan])), kernel, GRID)
     np.testing.assert_allclose(logits[1] - logits[0], -0.5, atol=1e-4)
-    ranked = row_logits(bank, make_condition(jnp.full(2, jnp.nan), 0.1), kernel, ())
+    ranked = row_logits(bank, make_condition(jnp.full(2, jnp.nan), 0.1), kernel, GRID)
     np.testing.assert_allclose(ranked - ranked[0], [0.0, -0.5 * 64, -0.5 * 16], rtol=0.05)
 
 
 def test_rows_are_weighed_as_training_weighs_elites():
     _, bank = make(achieved=np.tile(ACHIEVED[:1], (2, 1)), log_weight=np.log(np.array([1.0, 3.0], np.float32)))
-    logits = row_logits(bank, make_condition(jnp.full(2, jnp.nan)), KERNEL, ())
+    logits = row_logits(bank, make_condition(jnp.full(2, jnp.nan)), KERNEL, GRID)
     np.testing.assert_allclose(logits[1] - logits[0], np.log(3.0), rtol=1e-4)
 
 
@@ -144,7 +147,9 @@ def test_a_set_holds_rows_that_differ_and_diffusion_fills_it_up():
     def speeds(count, seeds, condition=condition, **how):
         """The speeds of `count` answers for each of many keys; None where diffusion answers."""
         drawn = jnp.full((count, 4, 4, 1), 7.0), jnp.full((count, 2), 0.5)
-        make = jax.jit(jax.vmap(lambda seed: answer_set(jax.random.key(seed), bank, condition, KERNEL, drawn, **how)))
+        make = jax.jit(
+            jax.vmap(lambda seed: answer_set(jax.random.key(seed), bank, condition, KERNEL, GRID, drawn, **how))
+        )
         latents, _, source = make(jnp.arange(seeds))
         same = (jnp.abs(latents[:, :, None] - draws.latents[None, None]) < 1e-6).all((3, 4, 5))
         assert (same.any(2) == source.verified).all()
@@ -171,7 +176,7 @@ def test_values_that_are_not_finite_are_refused():
 @pytest.fixture(scope="module")
 def verified(generator):  # noqa: F811
     _, bank = make(generator.autoencoder.latent)
-    return dataclasses.replace(generator, bank=bank, kernel=0.05, reach=0.3)
+    return dataclasses.replace(generator, bank=bank, kernel=Kernel(0.05, 0.3))
 
 
 def target(model, place):
@@ -201,7 +206,7 @@ def test_a_stored_bank_answers_the_same(verified, tmp_path):
     for name in ("levels", "given", "achieved", "table", "step"):
         np.testing.assert_array_equal(getattr(loaded.bank, name), getattr(verified.bank, name))
     assert loaded.bank.columns == verified.bank.columns
-    assert (loaded.kernel, loaded.reach) == (verified.kernel, verified.reach)
+    assert loaded.kernel == verified.kernel
     assert ldpol.load(tmp_path / "without").bank is None
 
 
@@ -226,6 +231,24 @@ def test_a_generator_draws_a_set(verified, generator):  # noqa: F811
 def test_rows_a_fine_cell_apart_are_told_apart():
     """Ten rows in ten neighbouring cells of a grid of 1,024: a request for each is answered by its own."""
     cells = (np.arange(500, 510, dtype=np.float32)[:, None] + 0.5) / 1024
-    _, bank = make(achieved=cells)
-    ask = lambda place: row_logits(bank, make_condition(place), Kernel(0.05 / 1024, 1.0), ()).argmax()  # noqa: E731
+    fine, (_, bank) = Grid((1024,), (0.0,), (1.0,)), make(achieved=cells)
+    ask = lambda place: row_logits(bank, make_condition(place), Kernel(0.05 / 1024, 1.0), fine).argmax()  # noqa: E731
     np.testing.assert_array_equal(jax.vmap(ask)(jnp.asarray(cells)), np.arange(10))
+
+
+def test_rows_of_the_cell_that_is_asked_for_come_first():
+    """On a grid of ten by ten: .095 is nearer to .1 than .12 is, but in the cell below."""
+    achieved = np.array([[0.095, 0.15], [0.12, 0.15]], np.float32)
+    _, bank = make(achieved=achieved)
+    kernel, wanted = Kernel(0.02, 0.12, cell=5.0), jnp.array([0.102, 0.15])
+    plain, own = (row_logits(bank, make_condition(wanted), one, GRID) for one in (kernel._replace(cell=0.0), kernel))
+    assert plain.argmax() == 0 and own.argmax() == 1
+    np.testing.assert_allclose(own - plain, [0.0, 5.0], atol=1e-5)
+    free = make_condition(jnp.array([0.102, jnp.nan]))  # no cell is asked for
+    np.testing.assert_array_equal(row_logits(bank, free, kernel, GRID).argmax(), 0)
+    cells = np.array([0, 1]), np.array([1])
+    choose = partial(choose_rows, achieved, np.asarray(wanted)[None], 1, width=0.02)
+    np.testing.assert_array_equal(choose(), [0])
+    np.testing.assert_array_equal(choose(cells=cells, own_cell=5.0), [1])
+    assert nearest_row(GRID, wanted, bank.measures) == 1
+    assert nearest_row(GRID, jnp.array([0.25, 0.15]), bank.measures) == 1  # none of its cell: the nearest

@@ -12,6 +12,7 @@ from test_generator import generator  # noqa: F401
 
 import ldpol
 from ldpol.errors import UserError
+from ldpol.model.answering import Kernel
 from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.planning.adaptation import (
     AdaptConfig,
@@ -99,7 +100,7 @@ def with_bank(model, fitness=HEALTHY):
     zero = np.zeros(ROWS, np.float32)
     how = {"quality": zero, "log_weight": zero, "fitness": fitness}
     return dataclasses.replace(
-        model, bank=make_bank(draws, measures, PLACES[:, None], trait_names=["speed"], **how), kernel=0.05, reach=0.3
+        model, bank=make_bank(draws, measures, PLACES[:, None], trait_names=["speed"], **how), kernel=Kernel(0.05, 0.3)
     )
 
 

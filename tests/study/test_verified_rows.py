@@ -19,6 +19,7 @@ from ldpol.distillation.config import VerifyConfig
 from ldpol.errors import UserError
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
+from ldpol.model.answering import Kernel
 from ldpol.model.verified import make_bank, round_draws
 from ldpol.networks import MLP
 from ldpol.player import make_player
@@ -56,7 +57,7 @@ def generator():
     draws = round_draws(latents, jnp.array([[0.2, 0.2], [0.4, 0.4], [0.6, 0.6]]), jnp.full(latents.shape[-1], 0.0625))
     achieved = np.array([[0.6, 0.8], [0.2, 0.8], [0.2, 0.2]])
     how = {"quality": np.zeros(3), "log_weight": np.zeros(3), "trait_names": ("speed", "height")}
-    return dataclasses.replace(plain, bank=make_bank(draws, achieved, np.ones((3, 2)), **how), kernel=0.1, reach=0.6)
+    return dataclasses.replace(plain, bank=make_bank(draws, achieved, np.ones((3, 2)), **how), kernel=Kernel(0.1, 0.6))
 
 
 @pytest.mark.parametrize(("wanted", "row"), [((0.62, 1.7), 0), ((0.3, 1.5), 1), ((0.1, 0.1), 2)])

@@ -15,7 +15,7 @@ from ldpol.baselines import cloned
 from ldpol.baselines.cloned import Cloned, Style
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
-from ldpol.measures import nearest
+from ldpol.measures import distance
 from ldpol.model.answering import row_content
 from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
@@ -23,6 +23,9 @@ from ldpol.model.verified import FINE, LEVELS, VerifiedBank
 from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
+
+FAR = 1e3
+"""Farther than any two measures in [0, 1]."""
 
 
 @struct.dataclass
@@ -61,10 +64,16 @@ def generate_from_latents(model: VerifiedLatents, key: Key, measures: Array) -> 
     """Decode the latent whose policy came nearest to `measures` `[M]`; the key decides nothing."""
     del key
     model = expand(model)
-    row = nearest(model.grid.scaled(measures), model.bank.measures)[0]
+    row = nearest_row(model.grid, measures, model.bank.measures)
     latent, given = row_content(model.bank, row)
     decoder = Decoder(model.shape, model.autoencoder)
     return decoder.apply({"params": model.decoder}, latent, make_condition(given))  # type: ignore[return-value]
+
+
+def nearest_row(grid: Tessellation, measures: Array, achieved: Array) -> Array:
+    """Return which row of `achieved` `[R, M]`, in [0, 1], answers `measures` `[M]`: of their cell's if it has any."""
+    own = grid.index(grid.unscaled(achieved)) == grid.index(measures[None])
+    return (distance(grid.scaled(measures)[None], achieved) + jnp.where(own, 0.0, FAR)).argmin()
 
 
 class Requests(NamedTuple):
@@ -100,8 +109,7 @@ def style_of(clone: Cloned, given: Array) -> Style:
 def generate_from_clone(model: VerifiedClone, key: Key, measures: Array) -> Style:
     """Return the clone's policy for the request that came nearest to `measures` `[M]`; the key decides nothing."""
     del key
-    achieved = model.requests.achieved.astype(jnp.float32) / FINE
-    row = nearest(model.clone.grid.scaled(measures), achieved)[0]
+    row = nearest_row(model.clone.grid, measures, model.requests.achieved.astype(jnp.float32) / FINE)
     return style_of(model.clone, model.requests.given[row])
 
 

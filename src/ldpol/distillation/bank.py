@@ -1,5 +1,6 @@
 """Which verified draws a generator keeps."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Archive
@@ -32,7 +33,9 @@ def keep_draws(
     often = elite_weights(*found, quality=config.quality, balance=weights.balance, radius=weights.radius)
     log_weight = np.log(often + 1e-6)
     targets = np.asarray(grid.scaled(archive.measures))
-    kept = choose_rows(achieved, targets, config.rows, width=config.distances(grid)[0], log_weight=log_weight)
+    cells = tuple(np.asarray(grid.index(jnp.asarray(one.measures))) for one in (score, archive))
+    how = {"width": config.answers(grid).measures, "cells": cells, "own_cell": config.own_cell}
+    kept = choose_rows(achieved, targets, config.rows, log_weight=log_weight, **how)
     elites, fitness = np.sort(np.asarray(archive.fitness)), np.asarray(score.fitness)
     quality = (np.searchsorted(elites, fitness) / len(elites)).astype(np.float32)
     names = [column.name for column in columns(task)] if traits.shape[-1] else []

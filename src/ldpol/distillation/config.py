@@ -7,6 +7,7 @@ import numpy as np
 
 from ldpol.archive import Tessellation
 from ldpol.language.understanding import TowerConfig
+from ldpol.model.answering import Kernel
 from ldpol.model.condition import Drop
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig, make_network
@@ -129,6 +130,7 @@ class VerifyConfig:
       quality: preference for fitness among draws that behave alike, as in `WeightsConfig`.
       kernel: standard deviation of what answers a request, in diagonals of a cell.
       reach: how far from a request a draw may be to answer it, in diagonals of a cell.
+      own_cell: how much likelier a draw answers that is in the cell of a request for all measures, in nats.
     """
 
     rounds: int = 2
@@ -138,19 +140,20 @@ class VerifyConfig:
     quality: float = 1.4
     kernel: float = 0.14
     reach: float = 0.84
+    own_cell: float = 5.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
         check(
             self,
-            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "reach": 0},
+            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "reach": 0, "own_cell": 0},
             above={"tolerance": 0, "kernel": 0},
         )
 
-    def distances(self, grid: Tessellation) -> tuple[float, float]:
-        """Return the standard deviation of the kernel and how far it reaches, measures scaled to [0, 1]."""
+    def answers(self, grid: Tessellation) -> Kernel:
+        """Return which draws answer a request, distances in measures scaled to [0, 1]."""
         diagonal = float(np.linalg.norm(grid.sides))
-        return self.kernel * diagonal, self.reach * diagonal
+        return Kernel(self.kernel * diagonal, self.reach * diagonal, self.own_cell)
 
 
 @dataclass(frozen=True)

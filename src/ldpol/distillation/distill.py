@@ -177,7 +177,6 @@ def train(
         mesh=trainers,
         key=key_for(key, "denoiser"),
     )
-    kernel, reach = config.verify.distances(archive.grid)
     generator = PolicyGenerator(
         decoder=decoder,
         denoiser=denoiser,
@@ -196,8 +195,7 @@ def train(
         language=language,
         precision=config.precision,
         bank=bank,
-        kernel=kernel,
-        reach=reach,
+        kernel=config.verify.answers(archive.grid),
     )
     return Distilled(generator, encoder, data, history)
 

@@ -1,12 +1,13 @@
 """What answers a request from verified draws: a kernel over what they achieved, or diffusion where none is near."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldpol.archive import Tessellation
 from ldpol.model.condition import Condition
 from ldpol.model.verified import LEVELS, QUALITY, WEIGHT, VerifiedBank
 from ldpol.types import Array, Key
@@ -17,6 +18,7 @@ LEAST = 50.0
 """A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
 CANDIDATES = 4
 """Rows among which each policy of a set is chosen."""
+Claims: TypeAlias = Sequence[tuple[str, float, float]]
 
 
 class Kernel(NamedTuple):
@@ -25,11 +27,13 @@ class Kernel(NamedTuple):
     Attributes:
       measures: standard deviation, measures scaled to [0, 1].
       reach: distance within which a row answers, measures scaled to [0, 1].
+      cell: how much likelier a row is drawn that is in the cell of a complete request, in nats.
       quality: standard deviation in quantiles.
     """
 
-    measures: float
-    reach: float
+    measures: float = 0.0
+    reach: float = 0.0
+    cell: float = 0.0
     quality: float = 0.1
 
 
@@ -47,7 +51,7 @@ class Source(NamedTuple):
 
 
 def row_logits(
-    bank: VerifiedBank, condition: Condition, kernel: Kernel, claims: Sequence[tuple[str, float, float]]
+    bank: VerifiedBank, condition: Condition, kernel: Kernel, grid: Tessellation, claims: Claims = ()
 ) -> Array:
     """Return how well each row answers a request, as log-likelihoods `[R]` up to a constant.
 
@@ -57,11 +61,15 @@ def row_logits(
       bank: the rows.
       condition: what is asked for.
       kernel: widths.
+      grid: says which rows are in the cell of a request for all measures.
       claims: the L claims of the model's language, `(trait, low, high)`.
     """
     values = bank.values
     squared = (bank.measures - condition.measures[None]) ** 2
     logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
+    if kernel.cell:
+        cells, asked = (grid.index(grid.unscaled(place)) for place in (bank.measures, condition.measures[None]))
+        logits += kernel.cell * condition.mask.prod() * (cells == asked)
     away = condition.quality - values[:, bank.columns.index(QUALITY)]
     logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
     known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
@@ -79,9 +87,10 @@ def answer_verified(
     bank: VerifiedBank | None,
     condition: Condition,
     kernel: Kernel,
+    grid: Tessellation,
     drawn: tuple[Array, Array],
     *,
-    claims: Sequence[tuple[str, float, float]] = (),
+    claims: Claims = (),
 ) -> tuple[Array, Array, Source]:
     """Answer a request by a verified draw that did what is asked for, if there is one. Pure: jit and vmap it.
 
@@ -90,6 +99,7 @@ def answer_verified(
       bank: the rows; None answers nothing.
       condition: what is asked for.
       kernel: widths; the bank answers where a row lies within its reach.
+      grid: see `row_logits`.
       drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
       claims: of the model's language.
 
@@ -100,7 +110,7 @@ def answer_verified(
         return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
     distance = row_distances(bank, condition).min()
     near = distance <= kernel.reach
-    row = jax.random.categorical(key, row_logits(bank, condition, kernel, claims))
+    row = jax.random.categorical(key, row_logits(bank, condition, kernel, grid, claims))
     latent, measures = row_content(bank, row)
     return jnp.where(near, latent, drawn[0]), jnp.where(near, measures, drawn[1]), Source(near, distance)
 
@@ -110,9 +120,10 @@ def answer_set(
     bank: VerifiedBank | None,
     condition: Condition,
     kernel: Kernel,
+    grid: Tessellation,
     drawn: tuple[Array, Array],
     *,
-    claims: Sequence[tuple[str, float, float]] = (),
+    claims: Claims = (),
 ) -> tuple[Array, Array, Source]:
     """Answer one request by n verified draws that differ. Pure: jit and vmap it.
 
@@ -125,6 +136,7 @@ def answer_set(
       bank: the rows; None answers nothing.
       condition: what is asked for.
       kernel: widths; rows answer that lie within its reach.
+      grid: see `row_logits`.
       drawn: latents `[n, h, w, c]` and measures `[n, M]` to decode otherwise: draws of the diffusion model.
       claims: of the model's language.
 
@@ -134,7 +146,7 @@ def answer_set(
     count = drawn[0].shape[0]
     if bank is None:
         return *drawn, Source(jnp.zeros(count, bool), jnp.full(count, jnp.inf))
-    logits, distance = row_logits(bank, condition, kernel, claims), row_distances(bank, condition)
+    logits, distance = row_logits(bank, condition, kernel, grid, claims), row_distances(bank, condition)
     # A row that breaks a claim is no answer, however different it is.
     near = (distance <= kernel.reach) & (logits >= logits.max() - 0.5 * LEAST)
     drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)

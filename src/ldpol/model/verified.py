@@ -155,7 +155,14 @@ def make_bank(
 
 
 def choose_rows(
-    achieved: np.ndarray, targets: np.ndarray, rows: int, *, width: float, log_weight: np.ndarray | float = 0.0
+    achieved: np.ndarray,
+    targets: np.ndarray,
+    rows: int,
+    *,
+    width: float,
+    log_weight: np.ndarray | float = 0.0,
+    cells: tuple[np.ndarray, np.ndarray] | None = None,
+    own_cell: float = 0.0,
 ) -> np.ndarray:
     """Choose the draws that answer the most requests: the likeliest of every target first, then the second, ...
 
@@ -167,6 +174,8 @@ def choose_rows(
       rows: how many to keep.
       width: standard deviation of the kernel on measures.
       log_weight: `[R]` how often each is drawn at equal distance.
+      cells: `[R]` and `[N]` the cells of `achieved` and `targets`, where draws of a target's own answer more often.
+      own_cell: by how much, in nats.
 
     Returns:
       Indices of at most `rows` draws, ascending.
@@ -178,7 +187,9 @@ def choose_rows(
     order, cost = np.empty((len(targets), ranks), int), np.empty((len(targets), ranks), np.float32)
     for part in parts(len(targets)):
         squared = ((targets[part, None] - achieved[None]) ** 2).sum(-1)
-        costs = 0.5 * squared / width**2 - log_weight
+        costs = 0.5 * squared / width**2 - log_weight[None]
+        if cells is not None:
+            costs -= own_cell * (cells[1][part, None] == cells[0][None])
         order[part] = np.argsort(costs, 1, kind="stable")[:, :ranks]
         cost[part] = np.take_along_axis(costs, order[part], 1)
     kept: dict[int, None] = {}

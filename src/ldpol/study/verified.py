@@ -110,8 +110,11 @@ class VerifiedClone:
         """Clone the elites, ask for their measures, and keep what that achieved."""
         made, trained = self.clone.fit(context), context.split.trained
         given, achieved = self._ask(made.tree, context)
-        targets, width = np.asarray(trained.grid.scaled(trained.measures)), self.verify.distances(trained.grid)[0]
-        rows = choose_rows(achieved, targets, self.verify.rows, width=width)
+        grid, how = trained.grid, self.verify
+        targets, width = np.asarray(grid.scaled(trained.measures)), how.answers(grid).measures
+        cells = grid.index(grid.unscaled(jnp.asarray(achieved))), grid.index(jnp.asarray(trained.measures))
+        own = {"cells": tuple(map(np.asarray, cells)), "own_cell": how.own_cell}
+        rows = choose_rows(achieved, targets, how.rows, width=width, **own)
         requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows]), FINE))
         tree = verified.VerifiedClone(made.tree, requests)
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
