@@ -41,6 +41,8 @@ def lanes_last(function: Callable[..., PyTree], in_axes: PyTree = -1) -> Callabl
       ValueError: when called, if no argument has a lane axis or their sizes differ.
     """
 
+    function = _traced_once(function)
+
     def mapped(*arguments: PyTree) -> PyTree:
         prefix = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
         leaves, structure = jax.tree.flatten(arguments)
@@ -69,6 +71,7 @@ def batch_last(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
       function: takes positional pytrees of arrays, returns a pytree of arrays; shapes must be static.
     """
 
+    function = _traced_once(function)
     # `custom_vmap` has no reverse mode, so derivatives go past it.
     call = jax.custom_jvp(lambda *arguments: one(*arguments))
     call.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
@@ -105,6 +108,14 @@ def batch_last(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
         return result, jax.tree.map(lambda _: True, result)
 
     return functools.wraps(function)(lambda *arguments: call(*arguments))
+
+
+def _traced_once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Return the function as one whose trace JAX keeps: a step of physics takes a second of Python to trace.
+
+    Several are needed for one program, and there are many programs. Wherever it is called it becomes part of its caller.
+    """
+    return jax.jit(function, inline=True)
 
 
 def _move(array: Array, source: int, target: int) -> Array:
