@@ -365,13 +365,18 @@ OWN = {
 
 def own_archives() -> str:
     """A row for each case: the check of the import, then what the generator keeps, and by diffusion alone."""
-    head = ("archive", "elites", "replay", "rank", "smaller by", "reward", "coverage", "error in cells")
+    head = ("archive", "elites", "replay", "rank", "smaller by", "reward", "coverage", "QD score", "error in cells")
     rows = []
     for found in read("own-archives")["rows"]:
         replayed, seed = found["replay"], f" (seed {found['seed']})" if found["seed"] else ""
         row = [OWN[found["case"]] + seed, f"{found['elites']:,}", replayed["verdict"], show(replayed["rank"])]
         row.append(show(found["compression"], ".0f"))
-        for name, form in (("reward_ratio", ".3f"), ("coverage_ratio", ".3f"), ("mem_cells", ".2f")):
+        for name, form in (
+            ("reward_ratio", ".3f"),
+            ("coverage_ratio", ".3f"),
+            ("qd_ratio", ".3f"),
+            ("mem_cells", ".2f"),
+        ):
             row.append(f"{show(found['generated'][name], form)} ({show(found['diffusion alone'][name], form)})")
         rows.append(row)
     return table(head, rows)

@@ -1,6 +1,6 @@
 """HalfCheetah, two measures: how much of the time each foot touches the ground. It never falls: every episode is whole.
 
-Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
+Variants: cpu (default), smoke, large, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
 `ldpol/experiments/variants.py` and the presets that it chooses for what each changes.
 """
 

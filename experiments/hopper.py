@@ -1,6 +1,6 @@
 """Hopper, one measure: how much of the time its foot touches the ground.
 
-Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
+Variants: cpu (default), smoke, large, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
 `ldpol/experiments/variants.py` and the presets that it chooses for what each changes.
 """
 

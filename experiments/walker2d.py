@@ -6,7 +6,7 @@
 
 Run times and what they reach: results/demo-walker2d.json, on two CPU cores.
 
-Variants: cpu (default), smoke, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
+Variants: cpu (default), smoke, large, gpu, paper, and ppga_cpu, hybrid_gpu, ... for another search; see
 `ldpol/experiments/variants.py` and the presets that it chooses for what each changes.
 """
 

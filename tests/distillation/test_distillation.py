@@ -63,8 +63,8 @@ def make_points(measures):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("measures", "cells"), [(1, 40)])
-def test_a_single_measure_is_learnt(measures, cells):
+@pytest.mark.parametrize(("measures", "cells"), [(1, 40), (3, 6), (5, 3)])
+def test_any_number_of_measures_is_learnt(measures, cells):
     """Policies generated for the elites' measures come far nearer to them than other elites are."""
     task, keys = make_points(measures), jax.random.split(jax.random.key(0), 4)
     search = ldpol.SearchConfig("map_elites", cells, 15, (8,), map_elites=MapElitesConfig(batch=128))

@@ -101,7 +101,7 @@ def test_missing_file():
 
 @pytest.mark.parametrize("variant", ["smokey", "CPU", "paperr"])
 def test_unknown_variant_names_the_variants(variant):
-    with pytest.raises(UserError, match="unknown variant.*cpu, smoke, gpu, paper"):
+    with pytest.raises(UserError, match="unknown variant.*cpu, smoke, large, gpu, paper"):
         load_config(f"{WALKER}:{variant}")
 
 

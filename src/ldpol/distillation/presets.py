@@ -1,4 +1,4 @@
-"""Distillations for other purposes than minutes on two cores: on an accelerator, as published, and for a quick try."""
+"""Distillations for other purposes than minutes on two cores: of large archives, on an accelerator, as published."""
 
 from ldpol.distillation.config import DistillConfig
 from ldpol.settings import revise
@@ -25,6 +25,17 @@ def quick(config: DistillConfig = DistillConfig()) -> DistillConfig:
         episodes=2,
         rollout={"lanes": 32},
         chunk=64,
+    )
+
+
+def large(config: DistillConfig = DistillConfig()) -> DistillConfig:
+    """Return a distillation of thousands of policies with layers of 128, to a file of less than a megabyte."""
+    return revise(
+        config,
+        collect={"repeats": 1},  # there are four times as many elites
+        autoencoder={"architecture": {"rank": 16}},  # a vector of the basis is as large as a policy
+        verify={"rows": 5120},
+        denoiser={"architecture": {"hidden": 96, "embedding": 96, "joint": 96, "layers": 3}},
     )
 
 

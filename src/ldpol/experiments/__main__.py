@@ -27,7 +27,8 @@ EPILOG = """\
 configs and variants:
   experiments/walker2d.py:cpu     the default: two CPU cores, under twenty minutes in all
   experiments/walker2d.py:smoke   a minute, to see that everything runs
-  experiments/walker2d.py:gpu     one accelerator, the scale of the paper
+  experiments/walker2d.py:large   two cores and some hours, the scale of the paper
+  experiments/walker2d.py:gpu     one accelerator, likewise
   experiments/walker2d.py:paper   the published method, unchanged
   a search before it chooses what makes the archive: map_elites_cpu, ppga_cpu, hybrid_cpu, ppga_gpu, ...
   likewise hopper.py, halfcheetah.py, ant.py, humanoid.py

@@ -16,7 +16,7 @@ from ldpol.search.archive_search import SEARCHES
 SCALES = ("cpu", "smoke", "large", "gpu", "paper")
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))
 CELLS = {"ant": 10, "hopper": 1000}
-"""Per measure, on an accelerator's grid, where there are more or fewer than two measures."""
+"""Per measure, on a large grid, where there are more or fewer than two measures."""
 ITERATIONS = {"map_elites_cpu": 100, "ppga_cpu": 300, "map_elites_paper": 600, "hybrid_paper": 600}
 """Where another search takes other iterations than the one that a scale comes with."""
 
@@ -45,6 +45,7 @@ def vary(config: Config, variant: str) -> Config:
         config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     if scale == "large":
         search = dataclasses.replace(searches.large(search), cells=CELLS.get(task, 100))
+        distill = distillations.large(distill)
         config.task.episode_length = 1000
         config.archive.checkpoint_every = 25  # of 0.9 GB each
     if scale in ("gpu", "paper"):

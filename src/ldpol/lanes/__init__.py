@@ -113,7 +113,7 @@ def batch_last(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
 def _traced_once(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Return the function as one whose trace JAX keeps: a step of physics takes a second of Python to trace.
 
-    Several are needed for one program, and there are many programs. Wherever it is called it becomes part of its caller.
+    One program needs several, and there are many programs. Wherever it is called it becomes part of its caller.
     """
     return jax.jit(function, inline=True)
 
