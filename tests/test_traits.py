@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy import HIGH, SPEED, make_toy, push
 
-from ldpol.rollout import NO_RECORD, RolloutConfig, rollout_batch
+from ldpol.rollout import NO_RECORD, Recorder, RolloutConfig, rollout_batch
 from ldpol.tasks import SPECS, TaskState, Torso, make_task
 from ldpol.traits import (
     TRAITS,
@@ -203,28 +203,39 @@ def test_without_pairs_there_is_no_asymmetry():
 
 
 def test_walker_agrees_with_brax(walker):
-    """Against positions and the joint `rooty` of an endless episode of the same policies from the same start."""
-    task = walker.task
-    program = partial(rollout_batch, task, walker.shape.apply, recorder=trait_recorder(task))
-    score, record = jax.jit(program)(walker.policies, keys_for(4, 7))
+    """Against positions, the joint `rooty` and touches, which the same program writes down before every step."""
+    task, traits = walker.task, trait_recorder(walker.task)
+    seen = {"pos": (3,), "angle": (), "touches": (task.measures,)}
+
+    def note(record, state, action, key):
+        own, written, step = record
+        physics = state.physics
+        now = {"pos": physics.x.pos[0], "angle": physics.q[2], "touches": task.measure(state)}
+        written = {name: written[name].at[step].set(now[name]) for name in written}
+        return traits.update(own, state, action, key), written, step + 1
+
+    def start():
+        blank = {name: jnp.zeros((task.episode_length, *shape)) for name, shape in seen.items()}
+        return traits.init(), blank, jnp.zeros((), jnp.int32)
+
+    program = partial(rollout_batch, task, walker.shape.apply, recorder=Recorder(start, note))
+    score, (record, written, _) = jax.jit(program)(walker.policies, keys_for(4, 7))
+    written = jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], written)
     found = jax.vmap(jax.vmap(partial(traits_and_measures, task)))(score, record)[:, 0]
     found = dict(zip((column.name for column in columns(task)), np.asarray(found).T, strict=True))
 
-    starts = jax.tree.map(lambda leaf: leaf[0], walker.starts.physics)
-    before = jax.tree.map(lambda a, b: np.concatenate([a[:, None], b[:, :-1]], 1), starts, walker.states.physics)
     lengths = np.asarray(score.length[:, 0], int)
     assert lengths.min() < task.episode_length
     for row, lived in enumerate(lengths):
-        x, height, angle = before.x.pos[row, :lived, 0, 0], before.x.pos[row, :lived, 0, 2], before.q[row, :lived, 2]
+        x, height = written["pos"][row, :lived, 0], written["pos"][row, :lived, 2]
         velocity = np.diff(x) / task.dt
         assert found["forward speed"][row] == pytest.approx(velocity.mean(), abs=1e-3)
         assert found["height"][row] == pytest.approx(height.mean(), abs=1e-4)
         assert found["height variation"][row] == pytest.approx(height.std(), rel=1e-2)
-        assert found["pitch"][row] == pytest.approx(angle.mean(), abs=5e-3)
-        # Contacts are those before each step, one earlier than the measures'; the first state's are not in `touches`.
-        feet = np.asarray(walker.touches)[row, : lived - 1]
-        assert found["asymmetry"][row] == pytest.approx((feet[:, 0] - feet[:, 1]).sum() / lived, abs=1.01 / lived)
-        assert found["airborne"][row] == pytest.approx((feet.sum(1) == 0).sum() / lived, abs=1.01 / lived)
+        assert found["pitch"][row] == pytest.approx(written["angle"][row, :lived].mean(), abs=5e-3)
+        feet = written["touches"][row, :lived]  # before each step, one earlier than the measures'
+        assert found["asymmetry"][row] == pytest.approx((feet[:, 0] - feet[:, 1]).mean(), abs=1e-5)
+        assert found["airborne"][row] == pytest.approx((feet.sum(1) == 0).mean(), abs=1e-5)
         flights = [len(air) for foot in feet.T for air in "".join(map(str, foot.astype(int))).split("1")[:-1] if air]
         touchdowns, seconds = sum(length >= 3 for length in flights), (lived - 1) * task.dt
         assert found["cadence"][row] == pytest.approx(touchdowns / seconds, abs=2.01 / seconds)

@@ -11,6 +11,7 @@ from explored import SHAPE, drawn
 from jax.flatten_util import ravel_pytree
 from ribs.archives import GridArchive
 
+import ldpol
 from ldpol import archive as archives
 from ldpol import sample, tasks
 from ldpol.archive import Archive, Grid
@@ -31,6 +32,7 @@ def toy(monkeypatch):
     """The toy in place of every robot."""
     made = lambda *name, **settings: drawn()  # noqa: E731
     monkeypatch.setattr(tasks, "make_task", made)
+    monkeypatch.setattr(ldpol, "make_task", made)
     monkeypatch.setattr(sample, "make_task", made)
 
 
@@ -104,8 +106,6 @@ def test_an_archive_of_ours_on_another_task(elites, tmp_path, monkeypatch):
 
 
 def test_the_python_that_the_page_shows_opens_the_same(toy, elites, vectors, tmp_path):
-    import ldpol
-
     np.savez(tmp_path / "a.npz", solution=vectors, objective=elites.fitness, measures=elites.measures)
     archives.save(elites, tmp_path / "elites")
     ribs = {f"solution_{i}": vectors[:, i] for i in range(vectors.shape[1])}

@@ -51,8 +51,8 @@ def run(search, iterations, state=None, first=0, mesh=None):
 def assert_equal(found, expected, **tolerance):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert left.dtype == right.dtype
-        if jnp.issubdtype(left.dtype, jax.dtypes.prng_key):
+        assert jnp.result_type(left) == jnp.result_type(right)
+        if jnp.issubdtype(jnp.result_type(left), jax.dtypes.prng_key):
             left, right = jax.random.key_data(left), jax.random.key_data(right)
         if tolerance:
             np.testing.assert_allclose(left, right, **tolerance)
@@ -346,14 +346,15 @@ def test_one_search_after_the_other():
     first, second = make(task=quiet), make_map_elites(quiet, SHAPE, GRID, start, rollouts=ROLLOUTS)
     alone, expected = run(first, 2)
     state, history = run(in_turn(first, second, 2), 3)
-    assert history[:2] == expected
+    near = {"rtol": 1e-4, "atol": 1e-5}  # the programs are others, and may round otherwise
+    assert_equal(history[:2], expected, **near)
     assert [row["evaluations"] for row in history] == [16, 32, 64]
-    assert_equal(state.emitter[0], alone.emitter)  # what the first remembers stays as it was
+    assert_equal(state.emitter[0], alone.emitter, **near)  # what the first remembers stays as it was
     third, metrics = jax.jit(second.step)(
         dataclasses.replace(alone, emitter=None), jax.random.fold_in(jax.random.key(1), 2)
     )
-    assert_equal(state.repertoire, third.repertoire)
-    assert history[2] == {name: value.item() for name, value in metrics.items()}
+    assert_equal(state.repertoire, third.repertoire, **near)
+    assert history[2] == pytest.approx({name: value.item() for name, value in metrics.items()}, rel=1e-4)
 
 
 # Settings
