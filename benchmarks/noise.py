@@ -15,8 +15,9 @@ from ldpol import session
 from ldpol.evaluation.metrics import summarise
 from ldpol.networks import MLP
 from ldpol.rollout import over_chunks, policy_mesh, rollout_batch
-from ldpol.search.archive_search import SearchConfig, compile_step, start_search
-from ldpol.search.map_elites import MapElitesConfig, make_map_elites
+from ldpol.search.archive_search import compile_step, start_search
+from ldpol.search.config import MapElitesConfig, SearchConfig
+from ldpol.search.map_elites import make_map_elites
 from ldpol.tasks import make_task
 from ldpol.types import mean_score
 

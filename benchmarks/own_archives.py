@@ -37,7 +37,7 @@ from ldpol.distillation.config import AutoencoderTraining, CollectConfig, Denois
 from ldpol.model.decoder import AutoencoderConfig
 from ldpol.model.denoiser import DenoiserConfig
 from ldpol.rollout import rollout_batch
-from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.config import MapElitesConfig
 from ldpol.train_loop import OptimiserConfig
 
 KEPT = ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate", "mem")

@@ -37,9 +37,9 @@ from ldpol.networks import MLP
 from ldpol.report import canvas, figures
 from ldpol.rollout import copied_to, over_chunks, policy_mesh, rollout_batch, split_over
 from ldpol.search import ppo
-from ldpol.search.archive_search import SEARCHES, SearchConfig, compile_step, make_search
+from ldpol.search.archive_search import compile_step, make_search
+from ldpol.search.config import SEARCHES, MapElitesConfig, SearchConfig
 from ldpol.search.loop import SearchState
-from ldpol.search.map_elites import MapElitesConfig
 from ldpol.search.ppo_config import PPOConfig
 from ldpol.tasks import Task, make_task
 from ldpol.types import Array, mean_score

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ldpol
 from ldpol.distillation.config import AutoencoderTraining, CollectConfig, LanguageConfig, OptimiserConfig
 from ldpol.evaluation.tables import as_text
-from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.config import MapElitesConfig
 from ldpol.tasks import Task, TaskState
 
 

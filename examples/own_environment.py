@@ -12,7 +12,7 @@ from flax import struct
 
 import ldpol
 from ldpol.distillation.config import AutoencoderTraining, CollectConfig, LanguageConfig, OptimiserConfig
-from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.config import MapElitesConfig
 
 
 @struct.dataclass

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from own_environment import small
 
 import ldpol
-from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.config import MapElitesConfig
 
 
 def make_task(length: int = 200) -> ldpol.Task:

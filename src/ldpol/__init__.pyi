@@ -28,7 +28,8 @@ from .planning.adaptation import Adaptation, AdaptConfig, adapt
 from .player import Player, make_player
 from .reference import Split, reevaluate, split
 from .rollout import RolloutConfig
-from .search.archive_search import SearchConfig, search_archive
+from .search.archive_search import search_archive
+from .search.config import SearchConfig
 from .tasks import Reduction, Task, make_task, task_elsewhere, task_from_env, task_from_qdax
 from .types import Behaviour, Score
 

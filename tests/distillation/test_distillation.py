@@ -13,7 +13,7 @@ from toy import traced_once
 
 import ldpol
 from ldpol.distillation.config import AutoencoderTraining, CollectConfig, LanguageConfig, OptimiserConfig
-from ldpol.search.map_elites import MapElitesConfig
+from ldpol.search.config import MapElitesConfig
 from ldpol.tasks import TaskState
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distil_toy.py"

@@ -13,7 +13,7 @@ from ldpol.experiments.variants import VARIANTS
 from ldpol.model.condition import null_condition
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import image_shape
-from ldpol.search.archive_search import SEARCHES, SearchConfig
+from ldpol.search.config import SEARCHES, SearchConfig
 from ldpol.search.ppo_config import split_environments
 from ldpol.search.xnes import population_size
 from ldpol.tasks import SPECS

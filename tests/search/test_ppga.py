@@ -17,10 +17,11 @@ from ldpol.archive import Grid, from_qdax, make_grid
 from ldpol.networks import MLP, fold_normaliser
 from ldpol.rollout import RolloutConfig, copied_to, rollout_batch
 from ldpol.search import ppo, xnes
-from ldpol.search.archive_search import SearchConfig, search_archive
+from ldpol.search.archive_search import search_archive
+from ldpol.search.config import MapElitesConfig, PPGAConfig, SearchConfig
 from ldpol.search.loop import cells_of, in_turn
-from ldpol.search.map_elites import MapElitesConfig, make_map_elites
-from ldpol.search.ppga import PPGAConfig, PPGAEmitter, make_ppga
+from ldpol.search.map_elites import make_map_elites
+from ldpol.search.ppga import PPGAEmitter, make_ppga
 from ldpol.search.ppo_config import PPOConfig, split_environments
 
 SHAPE = MLP(3, 2, (4,))

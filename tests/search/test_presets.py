@@ -3,7 +3,7 @@
 import pytest
 
 from ldpol.search import presets
-from ldpol.search.archive_search import SearchConfig
+from ldpol.search.config import SearchConfig
 from ldpol.settings import revise
 
 OWN = revise(SearchConfig(), cells=7, map_elites={"line": 0.2}, ppga={"ppo": {"clip": 0.1}})

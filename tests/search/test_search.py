@@ -12,7 +12,8 @@ from ldpol import storage
 from ldpol.archive import Grid, best_per_cell, from_qdax
 from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, rollout_batch
-from ldpol.search.map_elites import MapElitesConfig, iso_line, make_map_elites
+from ldpol.search.config import MapElitesConfig
+from ldpol.search.map_elites import iso_line, make_map_elites
 
 SHAPE = MLP(3, 2, (4,))
 GRID = Grid((6, 6), (0.0, 0.0), (1.0, 1.0))

@@ -4,17 +4,19 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 
 from ldpol.archive.archive import Archive
 from ldpol.archive.layouts import Order, to_vectors
 
 if TYPE_CHECKING:
     import pandas
+    from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
 
 
-def to_qdax(archive: Archive) -> MapElitesRepertoire:
+def to_qdax(archive: Archive) -> "MapElitesRepertoire":
     """Return the elites as a QDax repertoire on the archive's cells; a cell keeps its best."""
+    from qdax.core.containers.mapelites_repertoire import MapElitesRepertoire
+
     centroids = archive.grid.centroids()
     with jax.numpy_rank_promotion("allow"):  # QDax does
         return MapElitesRepertoire.init(archive.policies, archive.fitness[:, None], archive.measures, centroids)

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from qdax.core.containers.mapelites_repertoire import compute_euclidean_centroids
 
 from ldpol.errors import UserError
 from ldpol.tasks import Task
@@ -91,6 +90,9 @@ class Grid:
 
         A measure on a border is as near to both its cells; the centroids are shifted down so that the upper one wins.
         """
+        # Here, for QDax imports scikit-learn, half of what a command takes to start.
+        from qdax.core.containers.mapelites_repertoire import compute_euclidean_centroids
+
         sides = (jnp.asarray(self.high) - jnp.asarray(self.low)) / jnp.asarray(self.shape)
         with jax.numpy_rank_promotion("allow"):  # QDax does
             centres = compute_euclidean_centroids(self.shape, list(self.low), list(self.high))

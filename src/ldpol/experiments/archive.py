@@ -11,7 +11,8 @@ from ldpol.experiments import configs, stages
 from ldpol.experiments.configs import Config
 from ldpol.keeping import Keeper
 from ldpol.rollout import copied_to, policy_mesh
-from ldpol.search.archive_search import SEARCHES, compile_step, make_search, row_of, start_search
+from ldpol.search.archive_search import compile_step, make_search, row_of, start_search
+from ldpol.search.config import SEARCHES
 from ldpol.types import Score
 
 SECTIONS = ("seed", "task", "policy", "archive")

@@ -22,7 +22,7 @@ from ldpol.evaluation import suites
 from ldpol.evaluation.context import Suite
 from ldpol.reference import check_split
 from ldpol.rollout import RolloutConfig
-from ldpol.search.archive_search import SearchConfig
+from ldpol.search.config import SearchConfig
 from ldpol.tasks import Task, make_task
 
 T = TypeVar("T")

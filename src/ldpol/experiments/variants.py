@@ -11,7 +11,7 @@ from ldpol.evaluation import presets as evaluations
 from ldpol.experiments import configs
 from ldpol.experiments.configs import SUITES, Config
 from ldpol.search import presets as searches
-from ldpol.search.archive_search import SEARCHES
+from ldpol.search.config import SEARCHES
 
 SCALES = ("cpu", "smoke", "large", "gpu", "paper")
 VARIANTS = (*SCALES, *(f"{search}_{scale}" for search in SEARCHES for scale in SCALES))

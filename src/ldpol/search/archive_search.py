@@ -1,7 +1,6 @@
 """From a task to an archive of elites: PPGA, MAP-Elites, or one after the other."""
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,106 +10,13 @@ from ldpol.archive import Archive, Grid, from_qdax, make_grid
 from ldpol.hooks import Hooks
 from ldpol.keys import key_for
 from ldpol.networks import MLP
-from ldpol.rollout import RolloutConfig, copied_to, policy_mesh
+from ldpol.rollout import copied_to, policy_mesh
+from ldpol.search.config import SEARCHES, MapElitesConfig, SearchConfig
 from ldpol.search.loop import Search, SearchState, in_turn
-from ldpol.search.map_elites import MapElitesConfig, make_map_elites
-from ldpol.search.ppga import PPGAConfig, make_ppga
-from ldpol.search.ppo_config import PPOConfig
-from ldpol.search.xnes import XNESConfig
-from ldpol.settings import check, fail
+from ldpol.search.map_elites import make_map_elites
+from ldpol.search.ppga import make_ppga
 from ldpol.tasks import Task
 from ldpol.types import Array, Key
-
-SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "PPGA, then MAP-Elites"}
-
-
-@dataclass(frozen=True)
-class HybridConfig:
-    """PPGA for a while, then MAP-Elites whose candidates are evaluated again before they enter.
-
-    Otherwise lucky ones would crowd out PPGA's steady elites.
-
-    Attributes:
-      ppga_iterations: of PPGA.
-      verify, verify_episodes: of MAP-Elites, see `MapElitesConfig`.
-    """
-
-    ppga_iterations: int = 70
-    verify: int = 128
-    verify_episodes: int = 3
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check(self, least={"ppga_iterations": 1, "verify": 0, "verify_episodes": 0})
-
-
-@dataclass(frozen=True)
-class PPGASettings:
-    """PPGA with its parts.
-
-    The defaults are tuned for minutes, not hours: small rollouts and few epochs, wide exploration, and a walk on the
-    reward alone until there is something to branch from.
-
-    Attributes:
-      emitter: of the iteration.
-      ppo: of its trainings.
-      xnes: of its search for coefficients.
-    """
-
-    emitter: PPGAConfig = PPGAConfig(
-        gradient_updates=5, walk_updates=15, episodes=2, archive_rate=0.05, reward_iterations=150
-    )
-    ppo: PPOConfig = PPOConfig(
-        environments=120,
-        steps=32,
-        epochs=4,
-        gamma=0.995,
-        entropy_weight=0.01,
-        initial_log_std=0.0,
-        max_log_std=1.0,
-        critic=(64, 64),
-    )
-    xnes: XNESConfig = XNESConfig(population=64)
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check(self)
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """All settings of `search_archive`.
-
-    Attributes:
-      search: `hybrid`, `map_elites` or `ppga`.
-      cells: of the grid, per measure.
-      iterations: of the search.
-      hidden: widths of the policies' hidden layers.
-      map_elites, hybrid, ppga: settings of each.
-      rollout: lanes and blocks of a device.
-    """
-
-    search: Literal["hybrid", "map_elites", "ppga"] = "hybrid"
-    cells: int = 50
-    iterations: int = 200
-    hidden: tuple[int, ...] = (64, 64)
-    map_elites: MapElitesConfig = MapElitesConfig()
-    hybrid: HybridConfig = HybridConfig()
-    ppga: PPGASettings = PPGASettings()
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check(self, least={"cells": 1, "iterations": 1, "hidden": 1})
-        if not self.hidden:
-            fail(self, "hidden", "is empty; give at least one layer, for instance (64, 64)")
-        if self.search == "hybrid":
-            self.after_ppga  # noqa: B018
-
-    @property
-    def after_ppga(self) -> MapElitesConfig:
-        """MAP-Elites as it goes on where PPGA ends."""
-        return replace(self.map_elites, verify=self.hybrid.verify, verify_episodes=self.hybrid.verify_episodes)
 
 
 def make_search(

@@ -22,50 +22,10 @@ from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.networks import MLP
 from ldpol.rollout import RolloutConfig, rollout_batch
+from ldpol.search.config import MapElitesConfig
 from ldpol.search.loop import Refined, Search, cells_of, make_search
-from ldpol.settings import check, fail
 from ldpol.tasks import Task
 from ldpol.types import Key, Params, Score, mean_score
-
-
-@dataclasses.dataclass(frozen=True)
-class MapElitesConfig:
-    """Settings of the search.
-
-    Attributes:
-      batch: offspring an iteration, B; the first iteration's are random policies.
-      iso_low, iso_high: the isotropic mutation's standard deviation is log-uniform between them.
-      line: standard deviation of the step along the line between two parents, relative to their distance.
-      episodes: episodes an offspring plays at first.
-      verify: candidates an iteration that play again; 0 switches verification off.
-      verify_episodes: further episodes a candidate plays; it enters with the mean over all.
-    """
-
-    batch: int = 1024
-    iso_low: float = 0.003
-    iso_high: float = 0.03
-    line: float = 0.05
-    episodes: int = 1
-    verify: int = 0
-    verify_episodes: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check(
-            self,
-            least={"batch": 1, "line": 0, "episodes": 1, "verify": 0, "verify_episodes": 0},
-            above={"iso_low": 0},
-        )
-        if self.iso_low > self.iso_high:
-            fail(self, "iso_low", f"must be at most iso_high = {self.iso_high:g}, found {self.iso_low:g}")
-        if self.verify > self.batch:
-            fail(self, "verify", f"must be at most batch = {self.batch}, found {self.verify}")
-        if (self.verify > 0) != (self.verify_episodes > 0):
-            fail(
-                self,
-                "verify_episodes",
-                f"must be positive exactly where verify is, found {self.verify_episodes} and {self.verify}",
-            )
 
 
 def iso_line(config: MapElitesConfig, one: Params, other: Params, key: Key) -> Params:

@@ -19,44 +19,14 @@ from ldpol.archive import Tessellation
 from ldpol.networks import MLP, unfold_normaliser
 from ldpol.rollout import RolloutConfig
 from ldpol.search import ppo, xnes
+from ldpol.search.config import PPGAConfig
 from ldpol.search.loop import Search, cells_of, make_search
 from ldpol.search.normaliser import Moments, no_moments
 from ldpol.search.ppo_config import PPOConfig, split_environments
 from ldpol.search.ppo_training import train
 from ldpol.search.soft_archive import improvement, raise_thresholds
-from ldpol.settings import check
 from ldpol.tasks import Task
 from ldpol.types import Array, Key, Params, PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class PPGAConfig:
-    """Settings of PPGA beside those of PPO and xNES.
-
-    Attributes:
-      gradient_updates: PPO updates of each of the 1 + M copies an iteration, N1.
-      walk_updates: PPO updates of the search policy an iteration, N2.
-      episodes: episodes a branch plays.
-      archive_rate: learning rate of the thresholds, alpha: 0 keeps them where they are, 1 makes them the best so far.
-      threshold_min: of an empty cell; fitness a branch must exceed to count as progress.
-      reward_iterations: iterations at the start whose walk climbs the reward alone, so that branches have something to
-        branch from; xNES ranks and moves as ever.
-      unit_gradients: whether directions are scaled to length 1, so that coefficients are distances between parameters;
-        if not, a coefficient of 1 is what PPO reached.
-    """
-
-    gradient_updates: int = 10
-    walk_updates: int = 10
-    episodes: int = 1
-    archive_rate: float = 0.5
-    threshold_min: float = 0.0
-    reward_iterations: int = 0
-    unit_gradients: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        least = {"gradient_updates": 1, "episodes": 1, "walk_updates": 0, "reward_iterations": 0, "archive_rate": 0}
-        check(self, least=least, most={"archive_rate": 1})
 
 
 @struct.dataclass

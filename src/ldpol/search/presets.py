@@ -1,6 +1,6 @@
 """Searches for other purposes than minutes on two cores: for hours, an accelerator, as published, a quick try."""
 
-from ldpol.search.archive_search import SearchConfig
+from ldpol.search.config import SearchConfig
 from ldpol.settings import revise
 
 
