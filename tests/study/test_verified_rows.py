@@ -138,7 +138,7 @@ def test_a_clone_is_evaluated_as_often_as_draws_are(clone_row, context):
     requests = model.tree.requests
     assert requests.given.shape == requests.achieved.shape == (40, 2)
     possible = {
-        tuple(one) for one in np.round(65535 * np.asarray(GRID.scaled(achieved), np.float32)).astype(int).tolist()
+        tuple(one) for one in np.round(60000 * np.asarray(GRID.scaled(achieved), np.float32)).astype(int).tolist()
     }
     assert {tuple(one) for one in np.asarray(requests.achieved).tolist()} <= possible
     assert model.bytes == storage.nbytes(model.tree) and model.seconds == 5.0
@@ -148,7 +148,7 @@ def test_a_clone_answers_with_the_request_that_came_nearest(clone_row):
     """What is given to the clone is what achieved the target, not the target."""
     _, _, model, _ = clone_row
     requests = model.tree.requests
-    own = GRID.unscaled(np.asarray(requests.achieved[7], np.float32) / 65535)
+    own = GRID.unscaled(np.asarray(requests.achieved[7], np.float32) / 60000)
     first = int(np.flatnonzero((np.asarray(requests.achieved) == np.asarray(requests.achieved[7])).all(1))[0])
     style = jax.jit(model.generate)(model.tree, jax.random.key(0), jnp.asarray(own, jnp.float32))
     clone = precision.expand(model.tree.clone)

@@ -81,7 +81,7 @@ class Requests(NamedTuple):
 
     Attributes:
       given: uint8 `[R, M]` measures that were asked for, in 255ths of their range.
-      achieved: uint16 `[R, M]` measures of the policies, in 65535ths.
+      achieved: uint16 `[R, M]` measures of the policies, in 60000ths.
     """
 
     given: Array

@@ -19,8 +19,9 @@ from ldpol.types import Array
 
 LEVELS = 255
 """Of a table's column, between its least and largest value, and of the measures that are given to the decoder."""
-FINE = 65535
-"""Levels of achieved measures: a grid of a thousand cells in one measure needs more than 255."""
+FINE = 60000
+"""Levels of achieved measures: a grid of a thousand cells in one measure needs more than 255. Shares of 500 or 1,000
+steps, averaged over 10 episodes, are whole levels, and so are the borders of most grids: rounding moves none across."""
 QUALITY, WEIGHT, FITNESS = "quality", "log weight", "fitness"
 RANKS = 64
 """Draws that may be kept for the sake of one target."""
@@ -73,7 +74,7 @@ class VerifiedBank:
       levels: int8 `[R, h, w, c]` latents.
       step: `[c]` latent units per level.
       given: uint8 `[R, M]` measures given to the decoder, in 255ths.
-      achieved: uint16 `[R, M]` measures that the policies achieved, in 65535ths of their range.
+      achieved: uint16 `[R, M]` measures that the policies achieved, in 60000ths of their range.
       table: uint8 `[R, K]` what else they achieved, see `columns`.
       low, high: `[K]` what levels 0 and 255 of each column are worth.
       columns: K names: the task's traits and measures in their units where it has traits, the quantile of fitness
