@@ -26,6 +26,7 @@ from ldpol.rollout import (
     split_over,
 )
 from ldpol.settings import SettingsError
+from ldpol.tasks import make_task
 from ldpol.types import Score, mean_score
 
 # Multiples of 1/8 keep every position exact. Lives of 4, 8, 16, 5 steps; the last two time out.
@@ -316,13 +317,14 @@ def test_walker_scores_agree_with_sums_over_its_states(walker, mesh):
     """An endless episode, cut by hand where Brax's walker counts as fallen, gives the score of the real one.
 
     A foot rests on the ground to a millionth of a metre, so that the rounding of another program decides whether it
-    touches and what it earns: these are recorded by the program that is tested, falls are of the endless episode.
+    touches and what it earns: both are recorded by the program that is tested, at the steps of an endless episode.
     """
     task, steps = walker.task, walker.task.episode_length
+    endless = make_task("walker2d", episode_length=steps, reset_noise=0.0, terminate=False)
 
     def note(record, state, action, key):
         touches, rewards, step = record
-        after = task.step(state, action)
+        after = endless.step(state, action)
         return touches.at[step].set(task.measure(after)), rewards.at[step].set(after.reward), step + 1
 
     recorder = Recorder(lambda: (jnp.zeros((steps, task.measures)), jnp.zeros(steps), jnp.zeros((), jnp.int32)), note)
@@ -334,9 +336,10 @@ def test_walker_scores_agree_with_sums_over_its_states(walker, mesh):
     length = np.where(fallen.any(1), fallen.argmax(1) + 1, steps)
     assert length.min() < steps
     np.testing.assert_array_equal(scores.length[:, 0], length)
+    rewards = np.asarray(rewards)[:, 0] + fallen  # the step of the fall still earns the reward for living
     for row, lived in enumerate(length):
         np.testing.assert_allclose(scores.measures[row, 0], np.asarray(touches)[row, 0, :lived].mean(0), atol=1e-6)
-        np.testing.assert_allclose(scores.fitness[row, 0], np.asarray(rewards)[row, 0, :lived].sum(), rtol=1e-5)
+        np.testing.assert_allclose(scores.fitness[row, 0], rewards[row, :lived].sum(), rtol=1e-5)
 
 
 EIGHT = """

@@ -12,10 +12,11 @@ from test_generator import generator  # noqa: F401
 import ldpol
 from ldpol.archive import Grid
 from ldpol.baselines.verified import nearest_row
+from ldpol.distillation.bank import choose_rows
 from ldpol.errors import UserError
 from ldpol.model.answering import Kernel, answer_set, answer_verified, row_logits
 from ldpol.model.condition import make_condition
-from ldpol.model.verified import FINE, RoundedDraws, choose_rows, in_levels, latent_step, make_bank, round_draws
+from ldpol.model.verified import FINE, RoundedDraws, in_levels, latent_step, make_bank, of_levels, round_draws
 
 ACHIEVED = np.array([[0.1, 0.2], [0.12, 0.2], [0.8, 0.9], [0.5, 0.5]], np.float32)
 TRAITS = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
@@ -72,7 +73,7 @@ def test_features_are_traits_alone():
 
 def test_the_likeliest_rows_are_kept_first():
     targets = np.array([[0.1, 0.2], [0.8, 0.9]])
-    choose = partial(choose_rows, ACHIEVED, targets, width=0.02)
+    choose = partial(choose_rows, ACHIEVED, targets, kernel=KERNEL, grid=GRID)
     np.testing.assert_array_equal(choose(2), [0, 2])
     np.testing.assert_array_equal(choose(3), [0, 1, 2])  # .02 from a target; row 3 is .5 away
     np.testing.assert_array_equal(choose(9), [0, 1, 2, 3])
@@ -91,7 +92,8 @@ def test_rows_are_chosen_as_by_a_plain_loop():
         order = [(np.sort(row)[rank], np.argsort(row)[rank]) for row in cost]
         expected += [row for _, row in sorted(order) if row not in expected]
     expected = list(dict.fromkeys(expected))[:500]
-    np.testing.assert_array_equal(choose_rows(achieved, targets, 500, width=0.1, log_weight=weight), sorted(expected))
+    found = choose_rows(achieved, targets, 500, Kernel(0.1, 1.0), GRID, log_weight=weight)
+    np.testing.assert_array_equal(found, sorted(expected))
 
 
 def test_rows_answer_as_often_as_the_kernel_says():
@@ -246,10 +248,9 @@ def test_rows_of_the_cell_that_is_asked_for_come_first():
     np.testing.assert_allclose(own - plain, [0.0, 5.0], atol=1e-5)
     free = make_condition(jnp.array([0.102, jnp.nan]))  # no cell is asked for
     np.testing.assert_array_equal(row_logits(bank, free, kernel, GRID).argmax(), 0)
-    cells = np.array([0, 1]), np.array([1])
-    choose = partial(choose_rows, achieved, np.asarray(wanted)[None], 1, width=0.02)
-    np.testing.assert_array_equal(choose(), [0])
-    np.testing.assert_array_equal(choose(cells=cells, own_cell=5.0), [1])
+    choose = partial(choose_rows, achieved, np.asarray(wanted)[None], 1, grid=GRID)
+    np.testing.assert_array_equal(choose(kernel=kernel._replace(cell=0.0)), [0])
+    np.testing.assert_array_equal(choose(kernel=kernel), [1])
     assert nearest_row(GRID, wanted, bank.measures) == 1
     assert nearest_row(GRID, jnp.array([0.25, 0.15]), bank.measures) == 1  # none of its cell: the nearest
 
@@ -259,5 +260,5 @@ def test_rounding_moves_no_measure_across_a_border(cells):
     """Means of shares of 500 steps over ten episodes, a hundredth of which lie on borders of the grid."""
     measures = np.arange(5001, dtype=np.float32)[:, None] / 5000
     grid = Grid((cells,), (0.0,), (1.0,))
-    kept = in_levels(jnp.asarray(measures), FINE).astype(jnp.float32) / FINE
+    kept = of_levels(in_levels(jnp.asarray(measures), FINE))
     np.testing.assert_array_equal(grid.index(kept), grid.index(jnp.asarray(measures)))

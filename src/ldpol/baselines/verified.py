@@ -19,7 +19,7 @@ from ldpol.measures import distance
 from ldpol.model.answering import row_content
 from ldpol.model.condition import make_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
-from ldpol.model.verified import FINE, LEVELS, VerifiedBank
+from ldpol.model.verified import VerifiedBank, in_cell, of_levels
 from ldpol.networks import Network
 from ldpol.precision import expand
 from ldpol.types import Array, Key, Params, PyTree
@@ -72,8 +72,8 @@ def generate_from_latents(model: VerifiedLatents, key: Key, measures: Array) -> 
 
 def nearest_row(grid: Tessellation, measures: Array, achieved: Array) -> Array:
     """Return which row of `achieved` `[R, M]`, in [0, 1], answers `measures` `[M]`: of their cell's if it has any."""
-    own = grid.index(grid.unscaled(achieved)) == grid.index(measures[None])
-    return (distance(grid.scaled(measures)[None], achieved) + jnp.where(own, 0.0, FAR)).argmin()
+    place = grid.scaled(measures)
+    return (distance(place[None], achieved) + jnp.where(in_cell(grid, achieved, place), 0.0, FAR)).argmin()
 
 
 class Requests(NamedTuple):
@@ -103,13 +103,13 @@ class VerifiedClone:
 
 def style_of(clone: Cloned, given: Array) -> Style:
     """Return the clone's policy for measures `[M]` in 255ths."""
-    return cloned.generate(clone, None, clone.grid.unscaled(given.astype(jnp.float32) / LEVELS))
+    return cloned.generate(clone, None, clone.grid.unscaled(of_levels(given)))
 
 
 def generate_from_clone(model: VerifiedClone, key: Key, measures: Array) -> Style:
     """Return the clone's policy for the request that came nearest to `measures` `[M]`; the key decides nothing."""
     del key
-    row = nearest_row(model.clone.grid, measures, model.requests.achieved.astype(jnp.float32) / FINE)
+    row = nearest_row(model.clone.grid, measures, of_levels(model.requests.achieved))
     return style_of(model.clone, model.requests.given[row])
 
 

@@ -44,16 +44,15 @@ def vary(config: Config, variant: str) -> Config:
         config.eval.suites = tuple(SUITES)
         config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     if scale == "large":
-        search = dataclasses.replace(searches.large(search), cells=CELLS.get(task, 100))
-        distill = distillations.large(distill)
-        config.task.episode_length = 1000
-        config.archive.checkpoint_every = 25  # of 0.9 GB each
+        search, distill = searches.large(search), distillations.large(distill)
+        config.archive.checkpoint_every = 25  # of 0.8 GB each
     if scale in ("gpu", "paper"):
         search, distill = searches.accelerated(search), distillations.accelerated(distill)
-        search = dataclasses.replace(search, cells=CELLS.get(task, search.cells))
         configs.put_suites(config, evaluations.accelerated())
-        config.task.episode_length = 1000
         config.train.steps_per_call = 500
+    if scale in ("large", "gpu", "paper"):
+        search = dataclasses.replace(search, cells=CELLS.get(task, search.cells))
+        config.task.episode_length = 1000
     if scale == "paper":
         search, distill = searches.published(search, task), distillations.published(distill)
         config.train.held_out.update(fraction=0.0, low=(), high=())

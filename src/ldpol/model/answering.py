@@ -9,7 +9,7 @@ import numpy as np
 
 from ldpol.archive import Tessellation
 from ldpol.model.condition import Condition
-from ldpol.model.verified import LEVELS, QUALITY, WEIGHT, VerifiedBank
+from ldpol.model.verified import QUALITY, WEIGHT, VerifiedBank, in_cell, of_levels
 from ldpol.types import Array, Key
 
 SOFTNESS = 0.01
@@ -68,8 +68,7 @@ def row_logits(
     squared = (bank.measures - condition.measures[None]) ** 2
     logits = values[:, bank.columns.index(WEIGHT)] - 0.5 * squared @ condition.mask / kernel.measures**2
     if kernel.cell:
-        cells, asked = (grid.index(grid.unscaled(place)) for place in (bank.measures, condition.measures[None]))
-        logits += kernel.cell * condition.mask.prod() * (cells == asked)
+        logits += kernel.cell * condition.mask.prod() * in_cell(grid, bank.measures, condition.measures)
     away = condition.quality - values[:, bank.columns.index(QUALITY)]
     logits -= 0.5 * condition.quality_mask * away**2 / kernel.quality**2
     known = [i for i, (trait, *_) in enumerate(claims) if trait in bank.columns]
@@ -174,4 +173,4 @@ def row_distances(bank: VerifiedBank, condition: Condition) -> Array:
 def row_content(bank: VerifiedBank, row: Array) -> tuple[Array, Array]:
     """Return the latent `[h, w, c]` of one row and the measures `[M]` to decode it with."""
     latent = bank.levels[row].astype(jnp.float32) * bank.step[None, None]
-    return latent, bank.given[row].astype(jnp.float32) / LEVELS
+    return latent, of_levels(bank.given[row])

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from ldpol.archive import Tessellation
 from ldpol.errors import UserError
-from ldpol.measures import parts
 from ldpol.types import Array
 
 LEVELS = 255
@@ -23,8 +23,6 @@ FINE = 60000
 """Levels of achieved measures: a grid of a thousand cells in one measure needs more than 255. Shares of 500 or 1,000
 steps, averaged over 10 episodes, are whole levels, and so are the borders of most grids: rounding moves none across."""
 QUALITY, WEIGHT, FITNESS = "quality", "log weight", "fitness"
-RANKS = 64
-"""Draws that may be kept for the sake of one target."""
 
 
 class RoundedDraws(NamedTuple):
@@ -58,12 +56,23 @@ def latent_step(mean: Array, deviation: Array) -> Array:
 def round_draws(latents: Array, measures: Array, step: Array) -> RoundedDraws:
     """Round latents `[R, h, w, c]` to multiples of `step` `[c]`, and measures `[R, M]` in [0, 1] to 255ths."""
     levels = jnp.clip(jnp.round(latents / step[None, None, None]), -127, 127).astype(jnp.int8)
-    return RoundedDraws(levels, step, in_levels(measures).astype(jnp.float32) / LEVELS)
+    return RoundedDraws(levels, step, of_levels(in_levels(measures)))
 
 
 def in_levels(measures: Array, levels: int = LEVELS) -> Array:
-    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8, or other levels, uint16."""
+    """Return measures `[..., M]`, scaled to [0, 1], in 255ths, uint8, or in `FINE` levels, uint16."""
     return jnp.round(jnp.clip(measures, 0.0, 1.0) * levels).astype(jnp.uint8 if levels <= LEVELS else jnp.uint16)
+
+
+def of_levels(stored: Array) -> Array:
+    """Return measures in [0, 1] that `in_levels` made 255ths of, uint8, or 60000ths, uint16."""
+    return stored.astype(jnp.float32) / (LEVELS if stored.dtype == jnp.uint8 else FINE)
+
+
+def in_cell(grid: Tessellation, achieved: Array, place: Array) -> Array:
+    """Return which of the measures `[R, M]` are in the cell of `place` `[M]`, all scaled to [0, 1]; `[R]` bool."""
+    cells, asked = (grid.index(grid.unscaled(one)) for one in (achieved, place[None]))
+    return cells == asked
 
 
 @struct.dataclass
@@ -101,7 +110,7 @@ class VerifiedBank:
     @property
     def measures(self) -> Array:
         """`[R, M]` achieved, scaled to [0, 1]."""
-        return self.achieved.astype(jnp.float32) / FINE
+        return of_levels(self.achieved)
 
     @property
     def features(self) -> Array:
@@ -153,51 +162,3 @@ def make_bank(
     given, achieved = in_levels(draws.measures), in_levels(jnp.asarray(measures), FINE)
     bounds = jnp.asarray(low), jnp.asarray(low + span)
     return VerifiedBank(draws.levels, draws.step, given, achieved, jnp.asarray(table), *bounds, columns=names)
-
-
-def choose_rows(
-    achieved: np.ndarray,
-    targets: np.ndarray,
-    rows: int,
-    *,
-    width: float,
-    log_weight: np.ndarray | float = 0.0,
-    cells: tuple[np.ndarray, np.ndarray] | None = None,
-    own_cell: float = 0.0,
-) -> np.ndarray:
-    """Choose the draws that answer the most requests: the likeliest of every target first, then the second, ...
-
-    How likely a draw answers is what `answering.row_logits` makes of a request for measures.
-
-    Args:
-      achieved: `[R, M]` scaled to [0, 1].
-      targets: `[N, M]` what is going to be asked for, scaled to [0, 1].
-      rows: how many to keep.
-      width: standard deviation of the kernel on measures.
-      log_weight: `[R]` how often each is drawn at equal distance.
-      cells: `[R]` and `[N]` the cells of `achieved` and `targets`, where draws of a target's own answer more often.
-      own_cell: by how much, in nats.
-
-    Returns:
-      Indices of at most `rows` draws, ascending.
-    """
-    if len(achieved) <= rows:
-        return np.arange(len(achieved))
-    log_weight = np.broadcast_to(np.asarray(log_weight, np.float32), len(achieved))
-    ranks = min(RANKS, len(achieved))
-    order, cost = np.empty((len(targets), ranks), int), np.empty((len(targets), ranks), np.float32)
-    for part in parts(len(targets)):
-        squared = ((targets[part, None] - achieved[None]) ** 2).sum(-1)
-        costs = 0.5 * squared / width**2 - log_weight[None]
-        if cells is not None:
-            costs -= own_cell * (cells[1][part, None] == cells[0][None])
-        order[part] = np.argsort(costs, 1, kind="stable")[:, :ranks]
-        cost[part] = np.take_along_axis(costs, order[part], 1)
-    kept: dict[int, None] = {}
-    for rank in range(ranks):
-        # Those that answer best first: where a rank does not fit whole, the best of it stays.
-        for row in order[np.argsort(cost[:, rank], kind="stable"), rank]:
-            kept.setdefault(int(row))
-            if len(kept) == rows:
-                return np.sort(np.fromiter(kept, int))
-    return np.sort(np.fromiter(kept, int))

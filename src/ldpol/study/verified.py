@@ -13,12 +13,13 @@ import numpy as np
 
 from ldpol.baselines import cloned, verified
 from ldpol.baselines.verified import Requests
+from ldpol.distillation.bank import choose_rows
 from ldpol.distillation.config import DistillConfig, VerifyConfig, WeightsConfig
 from ldpol.distillation.dataset import elite_weights
 from ldpol.distillation.reliability import gaps, thin
 from ldpol.errors import UserError
 from ldpol.keys import key_for
-from ldpol.model.verified import FINE, choose_rows, in_levels
+from ldpol.model.verified import FINE, in_levels
 from ldpol.precision import Precision, compress, expand
 from ldpol.reference import BLANK
 from ldpol.study.context import StudyContext, describe, digest
@@ -110,11 +111,8 @@ class VerifiedClone:
         """Clone the elites, ask for their measures, and keep what that achieved."""
         made, trained = self.clone.fit(context), context.split.trained
         given, achieved = self._ask(made.tree, context)
-        grid, how = trained.grid, self.verify
-        targets, width = np.asarray(grid.scaled(trained.measures)), how.answers(grid).measures
-        cells = grid.index(grid.unscaled(jnp.asarray(achieved))), grid.index(jnp.asarray(trained.measures))
-        own = {"cells": tuple(map(np.asarray, cells)), "own_cell": how.own_cell}
-        rows = choose_rows(achieved, targets, how.rows, width=width, **own)
+        grid, targets = trained.grid, np.asarray(trained.grid.scaled(trained.measures))
+        rows = choose_rows(achieved, targets, self.verify.rows, self.verify.answers(grid), grid)
         requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows]), FINE))
         tree = verified.VerifiedClone(made.tree, requests)
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
