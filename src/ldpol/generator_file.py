@@ -49,14 +49,13 @@ def load(path: Path | str, network: Network | None = None) -> PolicyGenerator:
 
 def _check(generator: PolicyGenerator) -> PolicyGenerator:
     """Return a generator if its numbers are finite and its networks draw policies of its shape, else raise an error."""
-    bank = generator.bank
-    if bank is None:
+    if generator.bank is None:
         check_finite(generator)
     else:
-        check_finite((dataclasses.replace(generator, bank=None), bank.step, bank.low, bank.high))
-        found = tuple(str(leaf.dtype) for leaf in (bank.levels, bank.given, bank.achieved, bank.table))
-        if found != ("int8", "uint8", "uint16", "uint8") or len(bank.columns) != bank.table.shape[1]:
-            raise UserError(f"verified draws of {len(bank.columns)} columns in {found}, {bank.table.shape}")
+        check_finite(
+            (dataclasses.replace(generator, bank=None), generator.bank.step, generator.bank.low, generator.bank.high)
+        )
+        _check_bank(generator.bank, generator.autoencoder.latent, len(generator.measure_names))
     check_grid(generator.grid, len(generator.measure_names))
     measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)
     drawn = jax.eval_shape(generator.sample, jax.random.key(0), measures)
@@ -65,3 +64,21 @@ def _check(generator: PolicyGenerator) -> PolicyGenerator:
     if not max(abs(generator.guidance), abs(generator.text_guidance)) <= STRONGEST:
         raise UserError(f"guidance {generator.guidance} and {generator.text_guidance}")
     return generator
+
+
+def _check_bank(bank: VerifiedBank, latent: tuple[int, ...], measures: int) -> None:
+    """Raise an error unless every array of a bank has its type and, for one number of rows, its shape."""
+    rows, columns = len(bank), len(bank.columns)
+    expected = {
+        "levels": ((rows, *latent), "int8"),
+        "step": (latent[-1:], "float32"),
+        "given": ((rows, measures), "uint8"),
+        "achieved": ((rows, measures), "uint16"),
+        "table": ((rows, columns), "uint8"),
+        "low": ((columns,), "float32"),
+        "high": ((columns,), "float32"),
+    }
+    for name, (shape, kind) in expected.items():
+        array = getattr(bank, name)
+        if (array.shape, str(array.dtype)) != (shape, kind):
+            raise UserError(f"its verified draws have {name} {array.shape} {array.dtype}, expected {shape} {kind}")

@@ -10,6 +10,7 @@ import pytest
 from test_generator import generator  # noqa: F401
 
 import ldpol
+from ldpol import storage
 from ldpol.archive import Grid
 from ldpol.baselines.verified import nearest_row
 from ldpol.distillation.bank import choose_rows
@@ -210,6 +211,28 @@ def test_a_stored_bank_answers_the_same(verified, tmp_path):
     assert loaded.bank.columns == verified.bank.columns
     assert loaded.kernel == verified.kernel
     assert ldpol.load(tmp_path / "without").bank is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"given": lambda given: given[:, :1]},
+        {"achieved": lambda achieved: achieved[:, :1]},
+        {"achieved": lambda achieved: achieved[:-1]},
+        {"levels": lambda levels: levels[..., :1, :]},
+        {"table": lambda table: table.astype(np.uint16)},
+        {"high": lambda high: high[:1]},
+    ],
+)
+def test_a_bank_that_fits_no_model_is_refused(verified, tmp_path, change):
+    """Each of these would otherwise answer, for arrays of one column or row fit any other."""
+    path = tmp_path / "model"
+    verified.save(path)
+    arrays, about = storage.load(path, kind="generator")
+    changed = {name: how(np.asarray(arrays["bank"][name])) for name, how in change.items()}
+    storage.save(path, arrays | {"bank": arrays["bank"] | changed}, kind="generator", about=about)
+    with pytest.raises(UserError, match=f"its verified draws have {next(iter(change))} .* expected"):
+        ldpol.load(path)
 
 
 def test_a_generator_draws_a_set(verified, generator):  # noqa: F811
