@@ -121,7 +121,7 @@ def test_unknown_variant_names_the_nearest():
     ],
 )
 def test_unknown_key_names_the_nearest(typo, meant):
-    with pytest.raises(UserError, match=f"unknown config key '{typo}'; did you mean {meant}?"):
+    with pytest.raises(UserError, match=f"unknown config key '{typo}'; did you mean '{meant}'"):
         load_config(WALKER, [f"{typo}=1"])
 
 

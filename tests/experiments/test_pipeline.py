@@ -326,7 +326,7 @@ def test_show_prints_the_config(tmp_path):
 def test_unknown_key_and_variant(tmp_path):
     done = call("archive", tmp_path, "--config.archive.iteration=3")  # a process of its own, as a user sees it
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "did you mean archive.iterations?" in done.stderr.splitlines()[-1]
+    assert "did you mean 'archive.iterations'?" in done.stderr.splitlines()[-1]
     assert "did you mean 'smoke'" in refuse("archive", tmp_path, config="experiments/walker2d.py:smokey")
     assert not list(tmp_path.iterdir())
 

@@ -110,7 +110,7 @@ def test_other_backends_build(backend):
 
 
 def test_unknown_task_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown task 'walker'.*walker2d, hopper.*Did you mean 'walker2d'"):
+    with pytest.raises(ValueError, match="unknown task 'walker'; did you mean 'walker2d'.*walker2d, hopper"):
         make_task("walker")
 
 

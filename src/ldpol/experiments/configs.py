@@ -4,7 +4,6 @@ Defaults live in the dataclasses; this is the only place that knows both forms.
 """
 
 import dataclasses
-import difflib
 import importlib.util
 import json
 import typing
@@ -17,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ldpol import settings
 from ldpol.distillation import DistillConfig
-from ldpol.errors import UserError
+from ldpol.errors import UserError, meant
 from ldpol.evaluation import suites
 from ldpol.evaluation.context import Suite
 from ldpol.reference import check_split
@@ -231,11 +230,10 @@ def override(config: Config, text: str) -> None:
     section: Any = config
     for depth, part in enumerate([*parents, last]):
         if not isinstance(section, ConfigDict) or part not in section:
-            close = difflib.get_close_matches(key, list(_leaves(config)), n=1, cutoff=0.4)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            there = ", ".join(section) if isinstance(section, ConfigDict) else "none"
             raise UserError(
-                f"unknown config key {key!r}{hint} (keys under {'.'.join(parents[:depth]) or 'the top'}: "
-                f"{', '.join(section) if isinstance(section, ConfigDict) else 'none'})"
+                f"unknown config key {key!r}{meant(key, _leaves(config))} "
+                f"(keys under {'.'.join(parents[:depth]) or 'the top'}: {there})"
             )
         if depth < len(parents):
             section = section[part]

@@ -4,9 +4,9 @@ What a search, a distillation and an evaluation are for each, the `presets` of t
 """
 
 import dataclasses
-import difflib
 
 from ldpol.distillation import presets as distillations
+from ldpol.errors import meant
 from ldpol.evaluation import presets as evaluations
 from ldpol.experiments import configs
 from ldpol.experiments.configs import SUITES, Config
@@ -28,11 +28,9 @@ def vary(config: Config, variant: str) -> Config:
       KeyError: for an unknown variant.
     """
     if variant not in VARIANTS:
-        close = difflib.get_close_matches(variant, VARIANTS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise KeyError(
-            f"unknown variant {variant!r}{hint} The variants are {', '.join(SCALES)}, and each of them with another "
-            f"search before it: {', '.join(f'{search}_cpu' for search in SEARCHES)}, ..."
+            f"unknown variant {variant!r}{meant(variant, VARIANTS)} (known: {', '.join(SCALES)}, and each of them with "
+            f"another search before it: {', '.join(f'{search}_cpu' for search in SEARCHES)}, ...)"
         )
     name, _, scale = variant.rpartition("_")
     task, search, distill = config.task.name, configs.search_of(config), configs.distill_of(config)

@@ -1,6 +1,5 @@
 """Make and measure every row of a study under every seed, by the protocol of the evaluation."""
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldpol.archive import Archive
-from ldpol.errors import UserError
+from ldpol.errors import UserError, meant
 from ldpol.evaluation.context import draw
 from ldpol.evaluation.metrics import RATIOS, action_distance, diversity
 from ldpol.evaluation.retention import measure, summarise
@@ -61,9 +60,7 @@ def choose(rows: Mapping[str, Method], only: Sequence[str]) -> dict[str, Method]
     """
     for name in only:
         if name not in ("all", *rows):
-            close = difflib.get_close_matches(name, list(rows), n=1, cutoff=0.4)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"only: unknown row {name!r}{hint} (known: {', '.join(rows)})")
+            raise UserError(f"only: unknown row {name!r}{meant(name, rows)} (known: {', '.join(rows)})")
     return {name: method for name, method in rows.items() if name in only or "all" in only}
 
 

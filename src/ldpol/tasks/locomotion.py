@@ -1,7 +1,6 @@
 """The five Brax robots: an environment, contacts of its feet as measures, a torso and a skeleton to draw."""
 
 import contextlib
-import difflib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldpol.errors import UserError
+from ldpol.errors import UserError, meant
 from ldpol.lanes import batch_last
 from ldpol.tasks.task import Skeleton, Task, TaskState, Torso
 from ldpol.types import Array, Key
@@ -101,9 +100,7 @@ def make_task(
       UserError: for an unknown task or backend, or a number out of range.
     """
     if name not in SPECS:
-        close = difflib.get_close_matches(name, SPECS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"unknown task {name!r}; the known tasks are {', '.join(SPECS)}.{hint}")
+        raise UserError(f"unknown task {name!r}{meant(name, SPECS)} (known: {', '.join(SPECS)})")
     if backend not in BACKENDS:
         raise UserError(f"unknown physics backend {backend!r}; choose one of {', '.join(BACKENDS)}")
     if not isinstance(episode_length, int) or episode_length < 1:
