@@ -70,7 +70,8 @@ def make_optimiser(config: OptimiserConfig) -> optax.GradientTransformation:
 def start_state(config: OptimiserConfig, params: PyTree) -> TrainState:
     """Return the state before the first step."""
     # One program for all tensors: made one by one, each shape would be compiled by itself.
-    return TrainState(params, params, jax.jit(make_optimiser(config).init)(params), jnp.asarray(0))
+    # Not a weak type either: `run_steps` would be compiled once for the first state, and again for one that was read.
+    return TrainState(params, params, jax.jit(make_optimiser(config).init)(params), jnp.zeros((), jnp.int32))
 
 
 def advance(config: OptimiserConfig, state: TrainState, gradient: PyTree) -> TrainState:

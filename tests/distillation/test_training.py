@@ -135,6 +135,15 @@ def test_moving_average_by_hand():
     assert int(state.step) == 3
 
 
+def test_a_state_has_the_same_types_before_and_after_a_step():
+    """Weakness included: a program compiled for the first state serves all others, one read from a file too."""
+    config = OptimiserConfig(steps=100)
+    first = start_state(config, {"w": jnp.zeros(2)})
+    later = jax.jit(partial(advance, config))(first, {"w": jnp.ones(2)})
+    read = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), later)
+    assert jax.tree.map(jax.typeof, first) == jax.tree.map(jax.typeof, later) == jax.tree.map(jax.typeof, read)
+
+
 def test_first_adam_step_is_the_rate_against_the_gradient():
     config = OptimiserConfig(steps=100, rate=0.1, warmup=0)
     state = advance(config, start_state(config, {"w": jnp.zeros(2)}), {"w": jnp.array([0.3, -0.02])})
