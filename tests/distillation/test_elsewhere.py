@@ -18,6 +18,7 @@ from ldpol.distillation.config import (
     OptimiserConfig,
     VerifyConfig,
     for_cells,
+    for_memory,
 )
 from ldpol.networks import MLP
 
@@ -68,6 +69,21 @@ def test_noise_and_radii_follow_the_cells():
     assert few.weights.radius / config.weights.radius == pytest.approx(0.5 / 5 / 0.02)
     cells = make_voronoi(np.random.default_rng(0).random((100, 2)), (0.0, 0.0), (1.0, 1.0))
     assert for_cells(config, cells, 1000).weights.radius / config.weights.radius == pytest.approx(0.1 / 0.02)
+
+
+def test_states_fit_into_memory():
+    """Two episodes, three repeats and three rounds of 64 states, each of 17 + 6 numbers of 4 bytes, per elite."""
+    config = DistillConfig()
+    one = 2 * 6 * 64 * (17 + 6) * 4
+    fits = 1_000_000_000 // one
+    network = MLP(17, 6, (8,))
+    assert for_memory(config, network, fits) == config
+    assert for_memory(config, network, fits + 1).collect.states == 63
+    assert for_memory(config, network, 4 * fits).collect.states == 16
+    assert for_memory(config, network, 1000 * fits).collect.states == 1
+    humanoid = for_memory(config, MLP(244, 17, (8,)), 5000)
+    assert humanoid.collect.states == 1_000_000_000 // (5000 * 12 * 261 * 4)
+    assert dataclasses.replace(humanoid, collect=config.collect) == config
 
 
 def small():

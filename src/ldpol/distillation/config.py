@@ -14,6 +14,7 @@ from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.diffusion import Parametrisation, ScheduleName
 from ldpol.model.image import image_shape
 from ldpol.model.sampler import SamplerConfig
+from ldpol.networks import Network
 from ldpol.precision import Precision
 from ldpol.rollout import RolloutConfig
 from ldpol.settings import check, fail
@@ -52,16 +53,19 @@ class CollectConfig:
       episodes: per policy and repeat.
       states: observations kept per episode.
       noise: standard deviation of the noise added to them.
+      megabytes: of observations and actions of all elites and rounds together, at most; of more elites, or longer
+        observations, fewer states are kept, see `for_memory`.
     """
 
     repeats: int = 3
     episodes: int = 2
     states: int = 64
     noise: float = 0.1
+    megabytes: int = 1000
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        check(self, least={"repeats": 1, "episodes": 1, "states": 1, "noise": 0})
+        check(self, least={"repeats": 1, "episodes": 1, "states": 1, "noise": 0, "megabytes": 1})
 
     @property
     def per_rollout(self) -> int:
@@ -310,6 +314,20 @@ def for_cells(config: DistillConfig, grid: Tessellation, elites: int) -> Distill
         autoencoder=replace(autoencoder, loss=replace(autoencoder.loss, noise=scale * autoencoder.loss.noise)),
         denoiser=replace(denoiser, loss=replace(denoiser.loss, noise=scale * denoiser.loss.noise)),
     )
+
+
+def for_memory(config: DistillConfig, network: Network, elites: int) -> DistillConfig:
+    """Keep fewer states per episode where those of all elites would not fit into `collect.megabytes`.
+
+    Args:
+      config: settings.
+      network: of the policies: says how many numbers an observation and an action are.
+      elites: N.
+    """
+    collect, rounds = config.collect, config.autoencoder.dagger_rounds
+    episodes = elites * collect.episodes * (collect.repeats + rounds)
+    room = 1e6 * collect.megabytes / (4 * episodes * (network.observation_size + network.action_size))
+    return replace(config, collect=replace(collect, states=min(collect.states, max(int(room), 1))))
 
 
 def without_rollouts(config: DistillConfig) -> DistillConfig:

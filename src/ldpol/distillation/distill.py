@@ -17,7 +17,7 @@ from ldpol import storage
 from ldpol.archive import Archive
 from ldpol.distillation.autoencoder import make_decode, train_autoencoder
 from ldpol.distillation.bank import keep_draws
-from ldpol.distillation.config import DistillConfig, for_cells, without_normalising, without_rollouts
+from ldpol.distillation.config import DistillConfig, for_cells, for_memory, without_normalising, without_rollouts
 from ldpol.distillation.dataset import Dataset, act, collect, make_dataset, make_visit
 from ldpol.distillation.denoiser import train_denoiser
 from ldpol.distillation.encoder import TrainedEncoder
@@ -98,7 +98,8 @@ def train(
     archive = jax.tree.map(jnp.asarray, jax.device_get(archives.check(archive)))  # wherever its arrays lay before
     if task is not None:
         archives.check_task(archive, task)
-    config, place = for_cells(config, archive.grid, len(archive)), task
+    config = for_memory(for_cells(config, archive.grid, len(archive)), archive.network, len(archive))
+    place = task
     if archive.network.first is None:
         config = without_normalising(config)
     seen_elsewhere = np.zeros(0)

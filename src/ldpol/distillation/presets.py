@@ -43,7 +43,7 @@ def accelerated(config: DistillConfig = DistillConfig()) -> DistillConfig:
     """Return a distillation for one accelerator: larger networks, more steps, the published number of episodes."""
     return revise(
         config,
-        collect={"states": 16},  # humanoids see 244 numbers, and there are ten thousand of them
+        collect={"megabytes": 4000},
         autoencoder={
             "architecture": {"rank": 48, "context": 256, "layers": 2, "hidden": 64, "encoder_hidden": 512},
             "loss": {"policies": 256, "states": 64},

@@ -15,7 +15,7 @@ import numpy as np
 
 from ldpol import distillation
 from ldpol.archive import Archive
-from ldpol.distillation.config import DistillConfig
+from ldpol.distillation.config import DistillConfig, for_memory
 from ldpol.distillation.dataset import Dataset, Visit, collect, make_dataset, make_visit
 from ldpol.distillation.encoder import Posterior
 from ldpol.generator import PolicyGenerator
@@ -123,11 +123,16 @@ class StudyContext:
 
         return self.once(name, make)
 
+    @property
+    def _base(self) -> DistillConfig:
+        elites = self.split.trained
+        return for_memory(self.config.base, elites.network, len(elites))
+
     def dataset(self) -> Dataset:
         """Return states of the trained elites and what they do there, with room for the rounds of DAgger."""
 
         def make() -> Dataset:
-            base, elites, key = self.config.base, self.split.trained, key_for(self.key, "states")
+            base, elites, key = self._base, self.split.trained, key_for(self.key, "states")
             visit, about = self.visit(self.archive.network.apply), {"settings": describe(base.collect)}
             found = self.hooks("states").memo("states", about, lambda: collect(elites, visit, base.collect, key))
             return make_dataset(elites, base.weights, found, base.autoencoder.dagger_rounds * base.collect.per_rollout)
@@ -136,7 +141,7 @@ class StudyContext:
 
     def visit(self, apply: Callable[..., Array]) -> Visit:
         """Return the function that rolls policies out and keeps some of their states."""
-        base = self.config.base
+        base = self._base
         how = {"rollout": base.rollout, "chunk": base.chunk, "mesh": self.player.mesh, "hooks": self.hooks("states")}
         return make_visit(self.task, apply, base.collect, **how)
 
