@@ -39,6 +39,8 @@ def main() -> None:
         "noisy": (noisy, MapElitesConfig()),
         "verified": (quiet, MapElitesConfig(verify=256, verify_episodes=2)),
     }
+    if options.quick:
+        ways = {"verified": ways["verified"]}  # plays with and without noise, so that the others run too
     again = jax.jit(
         lambda policies, keys: rollout_batch(noisy, shape.apply, policies, keys, episodes=options.episodes, mesh=mesh)
     )

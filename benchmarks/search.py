@@ -12,6 +12,7 @@ gradient steps, timed alone) and the rest: acting, advantages, resets, waiting, 
 """
 
 import json
+import tempfile
 import time
 from argparse import Namespace
 from dataclasses import asdict, replace
@@ -65,12 +66,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="of each search")
     parser.add_argument("--at", nargs="+", type=float, default=[60.0, 120.0], help="seconds")
     parser.add_argument("--steps", nargs="+", type=float, default=[20e6], help="environment steps")
-    parser.add_argument("--workdir", type=Path, default=Path("results/search-walker2d"))
+    parser.add_argument("--workdir", type=Path, help="default: results/search-walker2d; with --quick, a temporary one")
     parser.add_argument("--gather", action="store_true", help="run nothing; make tables of the runs that are there")
     options = parser.parse_args()
     session.start_jax()
     if options.quick:
-        options.seconds, options.at, options.steps, options.seeds = 4.0, [2.0, 4.0], [], options.seeds[:1]
+        options.seconds, options.at, options.steps, options.seeds = 2.0, [1.0, 2.0], [], options.seeds[:1]
+    if options.workdir is None:
+        options.workdir = Path(tempfile.mkdtemp()) if options.quick else Path("results/search-walker2d")
     rows: list[dict[str, Any]] = []
     made: dict[str, dict[str, Any]] = {}
     for seed in options.seeds:
