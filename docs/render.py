@@ -65,6 +65,14 @@ def summary() -> str:
 
 
 def reconstruction() -> str:
+    return _whole("demo-walker2d")
+
+
+def large() -> str:
+    return _whole("large-walker2d")
+
+
+def _whole(name: str) -> str:
     return _reconstruction(
         {
             "generated, all elites": "generated",
@@ -77,11 +85,12 @@ def reconstruction() -> str:
         },
         {"reward": "reward_ratio", "coverage": "coverage_ratio", "QD score": "qd_ratio"}
         | {"MEM": "mem", "success": "success_rate", "aim": "aim", "slope": "slope", "JS": "js_divergence"},
+        name,
     )
 
 
-def _reconstruction(rows: dict[str, str], columns: dict[str, str]) -> str:
-    found = read("demo-walker2d")["rows"]
+def _reconstruction(rows: dict[str, str], columns: dict[str, str], name: str = "demo-walker2d") -> str:
+    found = read(name)["rows"]
     cells = ([title, *(show(found[name].get(column)) for column in columns.values())] for title, name in rows.items())
     return table(("", *columns), cells)
 
@@ -439,7 +448,7 @@ def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, sets, guidance, conditions, sentences, ranks, sequences),
+        *(summary, reconstruction, large, sets, guidance, conditions, sentences, ranks, sequences),
         *(sizes, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),

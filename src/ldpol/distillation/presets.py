@@ -29,7 +29,11 @@ def quick(config: DistillConfig = DistillConfig()) -> DistillConfig:
 
 
 def large(config: DistillConfig = DistillConfig()) -> DistillConfig:
-    """Return a distillation of thousands of policies with layers of 128, to a file of less than a megabyte."""
+    """Return a distillation of thousands of policies with layers of 128, to a file of less than a megabyte.
+
+    For 5,559 policies of walker2d and episodes of 1,000 steps it took 53 minutes on two cores beside other work, and
+    4.8 GB (results/large-walker2d.json). Two thirds of that are rollouts, which verify draws.
+    """
     return revise(
         config,
         collect={"repeats": 1},  # there are four times as many elites

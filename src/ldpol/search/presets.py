@@ -24,11 +24,15 @@ def quick(config: SearchConfig = SearchConfig()) -> SearchConfig:
 
 
 def large(config: SearchConfig = SearchConfig()) -> SearchConfig:
-    """Return a search of two hours on two cores: the published policies and grid."""
+    """Return a search of hours on two cores: the published policies and grid.
+
+    Walker2d: 6,298 elites after 127 million steps, in 2.6 hours beside other work (results/large-walker2d.json). The
+    search peaks at 6.6 GB, its checkpoint takes 0.8 GB. It still gains then; more iterations go on where it ended.
+    """
     return revise(
         config,
         cells=100,  # of two measures
-        iterations=1000,
+        iterations=325,
         hidden=(128, 128),
         hybrid={"ppga_iterations": 250, "verify": 256},
     )
