@@ -11,7 +11,10 @@ from ldpol import storage
 from ldpol.evaluation.intervals import over_seeds as interval
 from ldpol.evaluation.intervals import show
 
-COLUMNS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "success_rate", "aim", "slope", "js_divergence")
+COLUMNS = (
+    *("reward_ratio", "coverage_ratio", "expected_coverage", "qd_ratio"),
+    *("mem", "success_rate", "aim", "slope", "js_divergence"),
+)
 ROWS = {
     "generated": (),
     "by diffusion alone": ("blind",),
@@ -62,7 +65,7 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def markdown(summary: dict[str, Any]) -> str:
     """Return the table for a README."""
-    names = ("reward", "coverage", "QD score", "MEM", "success", "aim", "slope", "JS")
+    names = ("reward", "coverage", "expected", "QD score", "MEM", "success", "aim", "slope", "JS")
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for title, row in summary["rows"].items():
         cells = [show(row[name]) if name in row else "–" for name in COLUMNS]

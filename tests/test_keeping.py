@@ -151,6 +151,13 @@ def test_a_result_is_computed_once_for_what_it_depends_on(tmp_path):
     assert len(computed) == 2 and os.listdir(tmp_path / "train") == ["numbers"]
 
 
+def test_a_result_of_another_version(tmp_path):
+    hooks = Keeper(tmp_path / "train").hooks
+    hooks.memo("again", {}, lambda: {"score": np.zeros(2)})
+    with pytest.raises(ldpol.UserError, match="result 'again' that was kept is of another version.*delete it"):
+        hooks.remember("again", {}, lambda: None, {"score": 0, "episodes": 0})
+
+
 def test_a_result_that_must_not_be_replaced(keeper):
     keeper.memo("numbers", {"a": 1}, lambda: {"x": jnp.ones(2)})
     with pytest.raises(ldpol.UserError, match="train was made with other settings .a: 1 -> 2.; use another folder"):

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from flax import serialization
 
 from ldpol import train_loop
+from ldpol.errors import UserError
 from ldpol.train_loop import Log, Step, TrainState
 from ldpol.types import Key, PyTree
 
@@ -58,7 +59,16 @@ class Hooks:
           depends_on: JSON-able; a result that was kept counts only if it depended on the same.
           compute: makes the result, a pytree of arrays.
           blank: a result of the same structure, whatever its leaves.
+
+        Raises:
+          UserError: if what was kept has another structure.
         """
         kept = self.memo(name, depends_on, lambda: serialization.to_state_dict(compute()))
-        restored: Any = serialization.from_state_dict(blank, kept)
+        try:
+            restored: Any = serialization.from_state_dict(blank, kept)
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"the result {name!r} that was kept is of another version of ldpol ({error}); delete it, and it is "
+                "made again"
+            ) from error
         return restored

@@ -21,7 +21,7 @@ TRAINED, HELD_OUT, IN_BOX = 0, 1, 2
 Box = tuple[Sequence[Any], Sequence[Any]]
 """Two opposite corners in task units, or those of several boxes: all low corners, then all high ones."""
 NO_BOX: Box = ((), ())
-BLANK = Behaviour(Score(0, 0, 0), 0)  # type: ignore[arg-type]
+BLANK = Behaviour(Score(0, 0, 0), 0, Score(0, 0, 0))  # type: ignore[arg-type]
 
 
 def reevaluate(

@@ -204,4 +204,4 @@ def summarise_behaviour(task: Task, score: Score, record: PyTree) -> Behaviour:
     traits = jnp.zeros(0)
     if has_traits(task):
         traits = jax.vmap(partial(traits_and_measures, task))(score, record).mean(0)
-    return Behaviour(mean_score(score), traits)
+    return Behaviour(mean_score(score), traits, score)

@@ -37,10 +37,12 @@ class Behaviour:
     Attributes:
       score: the mean score.
       traits: `[C]` the task's traits and then its measures, see `traits.columns`; empty for a task without a torso.
+      episodes: `[E]` what each episode scored.
     """
 
     score: Score
     traits: Array
+    episodes: Score
 
 
 def mean_score(score: Score, axis: int = -1) -> Score:

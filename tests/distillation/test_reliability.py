@@ -41,7 +41,8 @@ def play(policies, keys):
     del keys
     over = 0.01 * policies["latent"].mean((1, 2, 3))
     measures = GRID.unscaled(policies["measures"] + over[:, None])
-    return Behaviour(Score(over, measures, over), jnp.zeros((len(over), 0)))
+    single = Score(over[:, None], measures[:, None], over[:, None])
+    return Behaviour(Score(over, measures, over), jnp.zeros((len(over), 0)), single)
 
 
 def errors(**how):

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,16 @@ from test_generator import generator  # noqa: F401
 from toy import make_toy, push
 
 from ldpol.archive import Grid
-from ldpol.evaluation.metrics import action_distance, compare, distances, jittered, js_divergence, slope, summarise
+from ldpol.evaluation.metrics import (
+    action_distance,
+    compare,
+    distances,
+    expected_cells,
+    jittered,
+    js_divergence,
+    slope,
+    summarise,
+)
 from ldpol.planning.choosing import first, from_generator, look_ahead
 from ldpol.planning.sequencing import play_sequences
 from ldpol.player import sample_policies, score_policies
@@ -130,6 +141,14 @@ def test_slope_tells_shrinkage_from_noise():
     assert slope(line, np.array([[0.5], [9.0], [1.5]]), neighbours=2) == pytest.approx(2 * 1.5 * 1.0 / (2 * 1.5**2))
 
 
+def test_expected_cells_are_the_mean_over_all_ways_to_play():
+    """Three policies, each of whose two episodes may be the one that counts: eight archives, counted one by one."""
+    measures = np.array([[0, 1], [1, 1], [3, 2]])[..., None]  # the corners that the episodes end in
+    measures = np.asarray(CORNERS)[measures[..., 0]]
+    counts = [len({tuple(measures[i, e]) for i, e in enumerate(ways)}) for ways in itertools.product((0, 1), repeat=3)]
+    assert expected_cells(GRID, measures) == pytest.approx(np.mean(counts)) == 2.5
+
+
 def test_noise_alone_misses_by_as_much_and_stays_in_bounds():
     rng = np.random.default_rng(1)
     reference = score(rng.random(4000), rng.uniform(0.3, 0.7, (4000, 2)))
@@ -167,6 +186,8 @@ def test_generated_scores_are_sampled_policies_played(generator, mesh, spread): 
         for scores in (found.score, given.score):
             np.testing.assert_allclose(scores.fitness[i], np.mean([s.fitness for s in played]), atol=1e-4)
             np.testing.assert_allclose(scores.measures[i], np.mean([s.measures for s in played], 0), atol=1e-5)
+        np.testing.assert_allclose(given.episodes.measures[i], [s.measures for s in played], atol=1e-5)
+        np.testing.assert_allclose(given.episodes.fitness[i], [s.fitness for s in played], atol=1e-4)
 
 
 def test_sequences_of_a_generator(generator):  # noqa: F811

@@ -126,6 +126,7 @@ def test_reconstruction(context):
     assert found["held_out"] == {} and found["held_out_box"]["policies"] == 2 and found["trained"]["policies"] == 10
     assert found["unseen"]["policies"] == 8 and found["uniform"]["policies"] == 8 and found["episodes"] == 2
     np.testing.assert_allclose(arrays["generated_measures"], score.measures, atol=1e-5)
+    assert 0 < found["expected_coverage"] <= ELITES
     assert arrays["held_out"].sum() == 2 and arrays["box_low"].tolist() == [[0.25, 0.25]]
 
 

@@ -90,6 +90,25 @@ def summarise(grid: Tessellation, score: Score, offset: float) -> dict[str, floa
     return {name: float(value) for name, value in grid_metrics(best, offset).items()}
 
 
+def expected_cells(grid: Tessellation, measures: Array | np.ndarray) -> float:
+    """Return how many cells N policies fill on average if each plays one episode, from E episodes of each.
+
+    Sum over cells of `1 - prod_i (1 - p_i)`, where `p_i` is the share of the episodes of policy i that end in the cell.
+    Policies are independent, so that this has no bias, and it varies much less than a count of cells.
+
+    Args:
+      grid: the cells.
+      measures: `[N, E, M]` of single episodes.
+    """
+    count, episodes = measures.shape[:2]
+    cells = np.asarray(grid.index(jnp.asarray(measures).reshape(count * episodes, -1))).astype(np.int64)
+    places, times = np.unique(np.repeat(np.arange(count), episodes) * grid.cells + cells, return_counts=True)
+    empty = np.zeros(grid.cells)  # logarithm of the probability that nobody comes
+    with np.errstate(divide="ignore"):
+        np.add.at(empty, places % grid.cells, np.log1p(-times / episodes))
+    return float(-np.expm1(empty).sum())
+
+
 def slope(targets: np.ndarray, achieved: np.ndarray, *, neighbours: int = 40) -> float:
     """Return how much of a target's deviation from its neighbourhood is achieved: 1 for all, 0 for the average of it.
 

@@ -7,18 +7,20 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
-from ldpol.evaluation.metrics import compare, jittered, occupied, slope, summarise
+from ldpol.evaluation.metrics import compare, expected_cells, jittered, occupied, slope, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
 from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
 from ldpol.settings import check
 from ldpol.tasks import Task
-from ldpol.types import Array, Score
+from ldpol.types import Array, Behaviour, Score
 
 RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "js_divergence", "success_rate", "best_reward")
 COLUMNS = (
     (Column("Reward", "of reference", "percent"), "reward_ratio"),
     (Column("Coverage", "of reference", "percent"), "coverage_ratio"),
+    (Column("Expected", "coverage of single episodes, over the elites'", "percent"), "expected_coverage"),
     (Column("QD score", "of reference", "percent"), "qd_ratio"),
     (Column("Target error", "MEM, L2 distance", ".4f"), "mem"),
     (Column("Success", "of targets", "percent"), "success_rate"),
@@ -54,29 +56,32 @@ class Reconstruction:
         """Measure."""
         archive, reference, task = context.archive, context.reference, context.task
         keys = jax.random.split(context.key_for("reconstruction"), 5)
-        ceiling = context.evaluate(self, "ceiling", "the archive a second time", archive.policies, keys[0]).score
+        ceiling = context.evaluate(self, "ceiling", "the archive a second time", archive.policies, keys[0])
 
-        def sample(name: str, title: str, targets: Array | np.ndarray, key: Array) -> Score:
-            return context.sample(self, name, title, sample_measures, targets, key).score
+        def sample(name: str, title: str, targets: Array | np.ndarray, key: Array) -> Behaviour:
+            return context.sample(self, name, title, sample_measures, targets, key)
 
         generated = sample("generated", "one sample per condition", reference.measures, keys[1])
         # What a user asks for is never exactly a label: here, what the second time measured, which training never saw.
-        chosen = rows_of(ceiling, context.choose(self.unseen, "reconstruction/unseen"))
-        unseen = sample("unseen", "measures training never saw", chosen.measures, keys[2])
+        chosen = rows_of(ceiling.score, context.choose(self.unseen, "reconstruction/unseen"))
+        unseen = sample("unseen", "measures training never saw", chosen.measures, keys[2]).score
         places = np.asarray(jax.random.uniform(keys[3], (self.uniform, task.measures)))
         targets = archive.grid.unscaled(places).astype(np.float32)
-        uniform = sample("uniform", "uniform conditions", targets, keys[4])
-        scores = {"reference": reference, "ceiling": ceiling, "generated": generated}
+        uniform = sample("uniform", "uniform conditions", targets, keys[4]).score
+        scores = {"reference": reference, "ceiling": ceiling.score, "generated": generated.score}
         metrics = reconstruction_metrics(context, scores, uniform, targets)
+        metrics["expected_coverage"] = _expected(archive.grid, generated, ceiling)
+        metrics["ceiling"]["expected_coverage"] = 1.0
         if context.generator.bank is not None:
             key = context.key_for("reconstruction/blind")
             title = "one sample per condition, by diffusion alone"
-            blind = context.sample(self, "blind", title, sample_blind, reference.measures, key).score
+            blind = context.sample(self, "blind", title, sample_blind, reference.measures, key)
             held_out = context.split.kind == HELD_OUT
-            metrics["blind"] = compare(archive.grid, reference, blind, task.fitness_offset)
-            metrics["blind"] |= _aim(reference, blind, metrics["blind"], metrics["ceiling"])
+            metrics["blind"] = compare(archive.grid, reference, blind.score, task.fitness_offset)
+            metrics["blind"] |= _aim(reference, blind.score, metrics["blind"], metrics["ceiling"])
+            metrics["blind"]["expected_coverage"] = _expected(archive.grid, blind, ceiling)
             if held_out.any():
-                part = rows_of(reference, held_out), rows_of(blind, held_out)
+                part = rows_of(reference, held_out), rows_of(blind.score, held_out)
                 metrics["blind"]["held_out"] = compare(archive.grid, *part, task.fitness_offset)
         metrics["unseen"] = compare(archive.grid, chosen, unseen, task.fitness_offset)
         metrics["episodes"] = context.player.episodes
@@ -202,6 +207,11 @@ def reconstruction_metrics(
         "reference": original,
         "generated": summarise(grid, scores["generated"], offset),
     }
+
+
+def _expected(grid: Tessellation, behaviour: Behaviour, elites: Behaviour) -> float:
+    """Return how many cells single episodes fill on average, over what those of the elites do."""
+    return expected_cells(grid, behaviour.episodes.measures) / expected_cells(grid, elites.episodes.measures)
 
 
 def _aim(reference: Score, score: Score, found: Mapping[str, Any], ceiling: Mapping[str, Any]) -> dict[str, float]:
