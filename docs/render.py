@@ -83,14 +83,17 @@ def _whole(name: str) -> str:
             "the archive itself, evaluated again (ceiling)": "original, played again (ceiling)",
             "noise alone: the archive's measures, moved by as much as generated ones miss": "noise alone",
         },
-        {"reward": "reward_ratio", "coverage": "coverage_ratio", "QD score": "qd_ratio"}
-        | {"MEM": "mem", "success": "success_rate", "aim": "aim", "slope": "slope", "JS": "js_divergence"},
+        {"reward": "reward_ratio", "coverage": "coverage_ratio", "expected": "expected_coverage"}
+        | {"QD score": "qd_ratio", "MEM": "mem", "success": "success_rate"}
+        | {"aim": "aim", "slope": "slope", "JS": "js_divergence"},
         name,
     )
 
 
 def _reconstruction(rows: dict[str, str], columns: dict[str, str], name: str = "demo-walker2d") -> str:
     found = read(name)["rows"]
+    measured = {column for row in rows.values() for column in found[row]}
+    columns = {title: column for title, column in columns.items() if column in measured}
     cells = ([title, *(show(found[name].get(column)) for column in columns.values())] for title, name in rows.items())
     return table(("", *columns), cells)
 
