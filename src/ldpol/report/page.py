@@ -32,12 +32,15 @@ GLOSSARY = (
     ),
     ("Reward", "mean reward over all conditions, as a share of the reference."),
     ("Coverage", "number of filled grid cells, as a share of the reference."),
+    ("Expected", "cells that are filled on average if each policy plays one episode, as a share of the elites'."),
     (
         "QD score",
         "sum of the best fitness over all filled cells, as a share of the reference: quality times diversity.",
     ),
     ("Target error (MEM)", "mean L2 distance from the measures asked for to the measures reached; lower is better."),
     ("Success", "share of targets reached to within one cell diagonal."),
+    ("Aim", "success as a share of the elites' own, evaluated again."),
+    ("Slope", "how much of a target's deviation from its neighbours is reached; less for policies that shrink."),
     ("JS divergence", "how much the distribution of the reached measures differs from the reference; lower is better."),
     (
         "Ceiling",
