@@ -28,6 +28,7 @@ from ldpol.report import canvas
 
 PRESETS = {"default": ldpol.DistillConfig, "large": presets.large, "quick": presets.quick}
 KEPT = ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate", "mem")
+OF_TASK = ("backend", "episode_length", "reset_noise")
 PANELS = (
     ("kept by the model", {"reward": "reward_ratio", "coverage": "coverage_ratio", "QD score": "qd_ratio"}),
     ("mean error of measures", {"model": "mem", "elites": "ceiling"}),
@@ -40,7 +41,7 @@ PANELS = (
 def row_of(options: Any) -> dict[str, Any]:
     """Distil some elites and say what it took and what is left of them."""
     archive = archives.load(options.archive)
-    task = ldpol.make_task(archive.task, **dict(archive.settings))
+    task = ldpol.make_task(archive.task, **{name: value for name, value in archive.settings if name in OF_TASK})
     count, keys = min(options.elites or len(archive), len(archive)), jax.random.split(jax.random.key(options.seed), 3)
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(archive))[:count])
     archive, config = archives.take(archive, chosen), PRESETS["quick" if options.quick else options.preset]()
@@ -84,7 +85,7 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
                 style = {"color": colour, "ls": ("-", "--", ":")[place]}
                 mark = ", ".join([*([label] if label else []), *([f"{size:,} parameters"] if len(sizes) > 1 else [])])
                 canvas.draw_line(axis, np.array(x), np.array(y), label=mark or "_", **style)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
         axis.set_xlim(left=0)
         if any(lines) or len(sizes) > 1:
             canvas.add_legend(axis)
