@@ -241,6 +241,16 @@ def sizes() -> str:
     return _study("retention-walker2d", MODEL | BASELINES)
 
 
+def sceptic() -> str:
+    titles = {
+        "verified_int8": "latent diffusion with verified draws, int8",
+        "latents_verified_int8": "the same decoder and verified draws, no denoiser",
+        "elites_verified_int8": "as many elites as fit into the same bytes, verified, int8",
+        "nearest_elite": "the nearest trained elite, not compressed",
+    }
+    return _study("sceptic-walker2d", titles)
+
+
 def ablations() -> str:
     return _study("ablations-walker2d", ABLATIONS, tuple(STUDY)[1:])
 
@@ -452,7 +462,7 @@ TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
         *(summary, reconstruction, large, sets, guidance, conditions, sentences, ranks, sequences),
-        *(sizes, ablations, humanoid, ant, searches, long_search, noise),
+        *(sizes, sceptic, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
     )
