@@ -40,7 +40,7 @@ def vary(config: Config, variant: str) -> Config:
         config.task.episode_length = 50
         config.archive.checkpoint_every = 1
         config.eval.suites = tuple(SUITES)
-        config.train.update(steps_per_call=30, checkpoint_seconds=0.0)
+        config.train.update(steps_per_call=20, checkpoint_seconds=0.0)
     if scale == "large":
         search, distill = searches.large(search), distillations.large(distill)
         config.archive.checkpoint_every = 25  # of 0.8 GB each
