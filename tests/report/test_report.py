@@ -214,11 +214,10 @@ def test_numbers_are_those_of_the_metrics(tmp_path: Path) -> None:
         *pc("71.2", "81.8"),
         "0.93",
         "0.0412",
-        "–",
         "60",
     ]
-    assert rows["Ceiling"] == [*pc("99.2", "98.3"), "–", *pc("97.8"), "0.0151", *pc("87.1"), *"––––", "60"]
-    assert rows["on held-out elites"] == [*pc("93.0"), *"–––", "0.0384", *pc("55.1"), *"––––", "12"]
+    assert rows["Ceiling"] == [*pc("99.2", "98.3"), "–", *pc("97.8"), "0.0151", *pc("87.1"), *"–––", "60"]
+    assert rows["on held-out elites"] == [*pc("93.0"), *"–––", "0.0384", *pc("55.1"), *"–––", "12"]
     assert rows["on uniform targets"][1:2] == pc("82.2")
     assert "on trained elites" not in rows  # nothing was measured
     text = unescape(re.sub(r"<[^>]*>", "", page)).replace("\u00a0", " ")

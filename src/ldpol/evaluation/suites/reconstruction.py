@@ -20,14 +20,13 @@ RATIOS = ("reward_ratio", "coverage_ratio", "qd_ratio", "mem", "js_divergence", 
 COLUMNS = (
     (Column("Reward", "of reference", "percent"), "reward_ratio"),
     (Column("Coverage", "of reference", "percent"), "coverage_ratio"),
-    (Column("Expected", "coverage of single episodes, over the elites'", "percent"), "expected_coverage"),
+    (Column("Expected", "cells, one episode each", "percent"), "expected_coverage"),
     (Column("QD score", "of reference", "percent"), "qd_ratio"),
     (Column("Target error", "MEM, L2 distance", ".4f"), "mem"),
     (Column("Success", "of targets", "percent"), "success_rate"),
-    (Column("Aim", "success over the elites' own", "percent"), "aim"),
+    (Column("Aim", "of the elites' own", "percent"), "aim"),
     (Column("Slope", "1 = no shrinkage", ".2f"), "slope"),
     (Column("JS div.", "0 = same", ".4f"), "js_divergence"),
-    (Column("Best reward", "per episode", "count"), "best_reward"),
     (Column("Policies", "number", "count"), "policies"),
 )
 
