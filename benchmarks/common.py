@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from jax.stages import Compiled
 from ldpol import session, storage
 
 _BEGUN = time.monotonic()
+KEPT = ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate", "mem")
+"""What is kept of an archive, by the names of `ldpol.evaluate`."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -100,6 +103,14 @@ def measure(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Se
             jax.block_until_ready(run())
             seconds[name].append(time.perf_counter() - begun)
     return {name: Seconds(min(values), statistics.median(values)) for name, values in seconds.items()}
+
+
+def put_row(out: Path, benchmark: str, row: dict[str, Any], mark: Callable[[dict[str, Any]], Any]) -> list[Any]:
+    """Put a row into a result file, in place of one with the same mark, and return all, in the order of their marks."""
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
+    rows = sorted([*(one for one in rows if mark(one) != mark(row)), row], key=mark)
+    storage.write_json(out, {"benchmark": benchmark, "rows": rows})
+    return rows
 
 
 class Target(NamedTuple):

@@ -40,7 +40,6 @@ from ldpol.rollout import rollout_batch
 from ldpol.search.config import MapElitesConfig
 from ldpol.train_loop import OptimiserConfig
 
-KEPT = ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate", "mem")
 FLOORS = {"reward_ratio": 0.95, "coverage_ratio": 0.9, "compression": 30.0, "rank": 0.9}
 
 
@@ -196,10 +195,10 @@ def kept(generator: ldpol.PolicyGenerator, archive: ldpol.Archive, task: ldpol.T
     side = float(np.mean(np.subtract(archive.grid.high, archive.grid.low) * archive.grid.sides))
     row: dict[str, Any] = {}
     for name, part in (("generated", found), ("diffusion alone", found["blind"]), ("ceiling", found["ceiling"])):
-        row[name] = {kind: part[kind] for kind in KEPT} | {"mem_cells": part["mem"] / side}
+        row[name] = {kind: part[kind] for kind in common.KEPT} | {"mem_cells": part["mem"] / side}
     if found["held_out"]:
         row["trained_over_held_out"] = found["trained"]["mem"] / found["held_out"]["mem"]
-        row["held out"] = {kind: found["held_out"][kind] for kind in KEPT}
+        row["held out"] = {kind: found["held_out"][kind] for kind in common.KEPT}
     return row | {"compression": found["compression_bytes"], "generator_bytes": found["generator_bytes"]}
 
 
@@ -218,14 +217,6 @@ def targets(row: dict[str, Any]) -> list[common.Target]:
         names = float(row["wrong"]["names_the_right_one"])
         claimed.append(common.Target(f"{row['case']}: the wrong one is refused, the right one named", names, 1.0))
     return claimed
-
-
-def add(out: Path, row: dict[str, Any]) -> None:
-    """Put a row into a result file, in place of one of the same case and seed."""
-    rows = json.loads(out.read_text(encoding="utf-8"))["rows"] if out.is_file() else []
-    mark = lambda one: (list(CASES).index(one["case"]), one["seed"])  # noqa: E731
-    rows = sorted([*(one for one in rows if mark(one) != mark(row)), row], key=mark)
-    storage.write_json(out, {"benchmark": "own_archives", "rows": rows})
 
 
 def main() -> None:
@@ -277,7 +268,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     row |= session.provenance(dataclasses.asdict(config), seed)
     print(json.dumps({k: row[k] for k in row if k not in ("config", "targets")}, indent=1), file=sys.stderr)
     if options.out is not None:
-        add(options.out, row)
+        common.put_row(options.out, "own_archives", row, lambda one: (list(CASES).index(one["case"]), one["seed"]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,37 @@ from matplotlib.figure import Figure
 
 import ldpol
 from ldpol import archive as archives
-from ldpol import report, session, storage
+from ldpol import report, sample, session
 from ldpol.distillation import presets
 from ldpol.report import canvas
 
 PRESETS = {"default": ldpol.DistillConfig, "large": presets.large, "quick": presets.quick}
-KEPT = ("reward_ratio", "coverage_ratio", "qd_ratio", "success_rate", "mem")
-OF_TASK = ("backend", "episode_length", "reset_noise")
-PANELS = (
-    ("kept by the model", {"reward": "reward_ratio", "coverage": "coverage_ratio", "QD score": "qd_ratio"}),
-    ("mean error of measures", {"model": "mem", "elites": "ceiling"}),
-    ("times smaller", {"": "compression"}),
-    ("minutes of training", {"": "minutes"}),
-    ("GB at most", {"": "gigabytes"}),
+PANELS: tuple[tuple[str, dict[str, Callable[[dict[str, Any]], float]]], ...] = (
+    (
+        "kept by the model",
+        {
+            "reward": lambda row: row["generated"]["reward_ratio"],
+            "coverage": lambda row: row["generated"]["coverage_ratio"],
+            "QD score": lambda row: row["generated"]["qd_ratio"],
+        },
+    ),
+    (
+        "mean error of measures",
+        {"model": lambda row: row["generated"]["mem"], "elites": lambda row: row["ceiling"]["mem"]},
+    ),
+    ("times smaller", {"": lambda row: row["compression"]}),
+    ("minutes of training", {"": lambda row: row["training_seconds"] / 60}),
+    ("GB at most", {"": lambda row: row["peak_bytes"] / 1e9}),
 )
 
 
-def row_of(options: Any) -> dict[str, Any]:
+def row_of(options: Any, config: ldpol.DistillConfig) -> dict[str, Any]:
     """Distil some elites and say what it took and what is left of them."""
     archive = archives.load(options.archive)
-    task = ldpol.make_task(archive.task, **{name: value for name, value in archive.settings if name in OF_TASK})
+    task = sample.make_task(archive)
     count, keys = min(options.elites or len(archive), len(archive)), jax.random.split(jax.random.key(options.seed), 3)
     chosen = np.sort(np.random.default_rng(options.seed).permutation(len(archive))[:count])
-    archive, config = archives.take(archive, chosen), PRESETS["quick" if options.quick else options.preset]()
+    archive = archives.take(archive, chosen)
     player = ldpol.make_player(task, archive.network.apply, episodes=config.episodes)
     hooks = ldpol.Hooks(progress=session.progress)
     archive = ldpol.reevaluate(archive, task, key=keys[0], player=player, hooks=hooks)
@@ -54,7 +63,7 @@ def row_of(options: Any) -> dict[str, Any]:
     found = ldpol.evaluate(generator, archive, task, key=keys[2], split=split, player=player, hooks=hooks)
     return {
         "elites": count,
-        "policy_params": sum(leaf[0].size for leaf in jax.tree.leaves(archive.policies)),
+        "policy_params": found["policy_params"],
         "seed": options.seed,
         "preset": options.preset,
         "training_seconds": round(seconds, 1),
@@ -62,10 +71,10 @@ def row_of(options: Any) -> dict[str, Any]:
         "generator_bytes": found["generator_bytes"],
         "compression": found["compression_bytes"],
         "cells": found["reference"]["cells"],
-        "generated": {name: found[name] for name in KEPT},
-        "held_out": {name: found["held_out"][name] for name in KEPT},
-        "diffusion_alone": {name: found["blind"][name] for name in KEPT},
-        "ceiling": {name: found["ceiling"][name] for name in KEPT},
+        "generated": {name: found[name] for name in common.KEPT},
+        "held_out": {name: found["held_out"][name] for name in common.KEPT},
+        "diffusion_alone": {name: found["blind"][name] for name in common.KEPT},
+        "ceiling": {name: found["ceiling"][name] for name in common.KEPT},
     }
 
 
@@ -78,10 +87,8 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
         axis.set_title(title, fontsize=10.5, color=canvas.INK, loc="left")
         axis.set_xlabel("elites")
         for place, size in enumerate(sizes):
-            for (label, name), colour in zip(lines.items(), colours, strict=False):
-                x, y = zip(
-                    *((row["elites"], _value(row, name)) for row in rows if row["policy_params"] == size), strict=True
-                )
+            for (label, value), colour in zip(lines.items(), colours, strict=False):
+                x, y = zip(*((row["elites"], value(row)) for row in rows if row["policy_params"] == size), strict=True)
                 style = {"color": colour, "ls": ("-", "--", ":")[place]}
                 mark = ", ".join([*([label] if label else []), *([f"{size:,} parameters"] if len(sizes) > 1 else [])])
                 canvas.draw_line(axis, np.array(x), np.array(y), label=mark or "_", **style)
@@ -92,25 +99,6 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
     return drawn
 
 
-def _value(row: dict[str, Any], name: str) -> float:
-    own = {
-        "ceiling": row["ceiling"]["mem"],
-        "compression": row["compression"],
-        "minutes": row["training_seconds"] / 60,
-        "gigabytes": row["peak_bytes"] / 1e9,
-    }
-    return own[name] if name in own else row["generated"][name]
-
-
-def add(out: Path, row: dict[str, Any]) -> None:
-    """Put a row into the file and draw all of them."""
-    rows = json.loads(out.read_text(encoding="utf-8"))["results"] if out.is_file() else []
-    mark = lambda one: (one["policy_params"], one["elites"], one["seed"])  # noqa: E731
-    rows = sorted([*(one for one in rows if mark(one) != mark(row)), row], key=mark)
-    storage.write_json(out, {"benchmark": "scaling", "results": rows})
-    report.save(figure(rows), out.with_suffix(".png"))
-
-
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("archive", type=Path, help="an archive's file, such as runs/demo/archive/elites")
@@ -119,11 +107,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     session.start_jax()
-    row = row_of(options)
+    config = PRESETS["quick" if options.quick else options.preset]()
+    row = row_of(options, config)
     print(json.dumps(row, indent=1))
     if options.out is not None:
-        config = dataclasses.asdict(PRESETS["quick" if options.quick else options.preset]())
-        add(options.out, row | session.provenance(config, options.seed))
+        row |= session.provenance(dataclasses.asdict(config), options.seed)
+        mark = lambda one: (one["policy_params"], one["elites"], one["seed"])  # noqa: E731
+        report.save(figure(common.put_row(options.out, "scaling", row, mark)), options.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

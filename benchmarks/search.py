@@ -72,8 +72,14 @@ def main() -> None:
     session.start_jax()
     if options.quick:
         options.seconds, options.at, options.steps, options.seeds = 2.0, [1.0, 2.0], [], options.seeds[:1]
-    if options.workdir is None:
-        options.workdir = Path(tempfile.mkdtemp()) if options.quick else Path("results/search-walker2d")
+    with tempfile.TemporaryDirectory() as scratch:
+        if options.workdir is None:
+            options.workdir = Path(scratch if options.quick else "results/search-walker2d")
+        run(options)
+
+
+def run(options: Namespace) -> None:
+    """Run the searches that the folder does not hold yet, and make the tables."""
     rows: list[dict[str, Any]] = []
     made: dict[str, dict[str, Any]] = {}
     for seed in options.seeds:

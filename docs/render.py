@@ -53,6 +53,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def summary() -> str:
     return _reconstruction(
+        "demo-walker2d",
         {
             "generated, all elites": "generated",
             "generated, elites held out of training": "on held-out elites",
@@ -74,6 +75,7 @@ def large() -> str:
 
 def _whole(name: str) -> str:
     return _reconstruction(
+        name,
         {
             "generated, all elites": "generated",
             "generated, elites seen in training": "on trained elites",
@@ -86,15 +88,14 @@ def _whole(name: str) -> str:
         {"reward": "reward_ratio", "coverage": "coverage_ratio", "expected": "expected_coverage"}
         | {"QD score": "qd_ratio", "MEM": "mem", "success": "success_rate"}
         | {"aim": "aim", "slope": "slope", "JS": "js_divergence"},
-        name,
     )
 
 
-def _reconstruction(rows: dict[str, str], columns: dict[str, str], name: str = "demo-walker2d") -> str:
+def _reconstruction(name: str, rows: dict[str, str], columns: dict[str, str]) -> str:
     found = read(name)["rows"]
     measured = {column for row in rows.values() for column in found[row]}
     columns = {title: column for title, column in columns.items() if column in measured}
-    cells = ([title, *(show(found[name].get(column)) for column in columns.values())] for title, name in rows.items())
+    cells = ([title, *(show(found[row].get(column)) for column in columns.values())] for title, row in rows.items())
     return table(("", *columns), cells)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ldpol.errors import UserError
 
 if TYPE_CHECKING:
+    from ldpol.archive import Archive
     from ldpol.generator import PolicyGenerator
     from ldpol.networks import Network
     from ldpol.tasks import Task
@@ -119,8 +120,8 @@ def check_out(out: Path) -> None:
                 raise UserError(f"{page} exists and is not a film of this command; choose another --out")
 
 
-def make_task(model: "PolicyGenerator") -> "Task":
-    """Build the task that the model's archive was collected on.
+def make_task(model: "PolicyGenerator | Archive") -> "Task":
+    """Build the task that an archive, or a model's archive, was collected on.
 
     Raises:
       UserError: if it is somebody's own.

@@ -101,8 +101,8 @@ def expected_cells(grid: Tessellation, measures: Array | np.ndarray) -> float:
       measures: `[N, E, M]` of single episodes.
     """
     count, episodes = measures.shape[:2]
-    cells = np.asarray(grid.index(jnp.asarray(measures).reshape(count * episodes, -1))).astype(np.int64)
-    places, times = np.unique(np.repeat(np.arange(count), episodes) * grid.cells + cells, return_counts=True)
+    cells = np.asarray(grid.index(jnp.asarray(measures))).astype(np.int64)
+    places, times = np.unique(np.arange(count)[:, None] * grid.cells + cells, return_counts=True)
     empty = np.zeros(grid.cells)  # logarithm of the probability that nobody comes
     with np.errstate(divide="ignore"):
         np.add.at(empty, places % grid.cells, np.log1p(-times / episodes))

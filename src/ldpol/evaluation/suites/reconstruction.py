@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from ldpol.archive import Tessellation
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.metrics import compare, expected_cells, jittered, occupied, slope, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
@@ -69,7 +68,8 @@ class Reconstruction:
         uniform = sample("uniform", "uniform conditions", targets, keys[4]).score
         scores = {"reference": reference, "ceiling": ceiling.score, "generated": generated.score}
         metrics = reconstruction_metrics(context, scores, uniform, targets)
-        metrics["expected_coverage"] = _expected(archive.grid, generated, ceiling)
+        elites = expected_cells(archive.grid, ceiling.episodes.measures)
+        metrics["expected_coverage"] = expected_cells(archive.grid, generated.episodes.measures) / elites
         metrics["ceiling"]["expected_coverage"] = 1.0
         if context.generator.bank is not None:
             key = context.key_for("reconstruction/blind")
@@ -78,7 +78,7 @@ class Reconstruction:
             held_out = context.split.kind == HELD_OUT
             metrics["blind"] = compare(archive.grid, reference, blind.score, task.fitness_offset)
             metrics["blind"] |= _aim(reference, blind.score, metrics["blind"], metrics["ceiling"])
-            metrics["blind"]["expected_coverage"] = _expected(archive.grid, blind, ceiling)
+            metrics["blind"]["expected_coverage"] = expected_cells(archive.grid, blind.episodes.measures) / elites
             if held_out.any():
                 part = rows_of(reference, held_out), rows_of(blind.score, held_out)
                 metrics["blind"]["held_out"] = compare(archive.grid, *part, task.fitness_offset)
@@ -206,11 +206,6 @@ def reconstruction_metrics(
         "reference": original,
         "generated": summarise(grid, scores["generated"], offset),
     }
-
-
-def _expected(grid: Tessellation, behaviour: Behaviour, elites: Behaviour) -> float:
-    """Return how many cells single episodes fill on average, over what those of the elites do."""
-    return expected_cells(grid, behaviour.episodes.measures) / expected_cells(grid, elites.episodes.measures)
 
 
 def _aim(reference: Score, score: Score, found: Mapping[str, Any], ceiling: Mapping[str, Any]) -> dict[str, float]:
