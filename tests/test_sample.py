@@ -16,7 +16,10 @@ from toy import make_toy, push
 
 from ldpol import sample, storage
 from ldpol.archive import Grid
+from ldpol.errors import UserError
 from ldpol.film import film
+from ldpol.model.answering import Kernel
+from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.networks import MLP
 from ldpol.report.animation import render_animation
 from ldpol.report.filmstrip import encode_film
@@ -150,6 +153,27 @@ def test_sampling(model, monkeypatch):
     assert "left 0.200, right 0.700" in said and f"fitness  {about['fitness']:.1f}" in said
     page = (model.parent / "policy.html").read_text()
     assert "http" not in page and content(page)["asked"] == [0.2, 0.7]
+
+
+def test_a_verified_draw_answers(model, monkeypatch):
+    """It says how far away the nearest is, and takes no settings of diffusion without being told to diffuse."""
+    monkeypatch.setattr(sample, "make_task", lambda model: drawn_toy())
+    generator = make_generator(SHAPE, Grid((4, 4), (0.0, 0.0), (1.0, 1.0)))
+    achieved, zero = np.array([[0.2, 0.4], [0.9, 0.9]], np.float32), np.zeros(2, np.float32)
+    latents = jax.random.normal(jax.random.key(0), (2, *generator.autoencoder.latent))
+    draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
+    bank = make_bank(draws, achieved, np.zeros((2, 0)), quality=zero, log_weight=zero, trait_names=())
+    verified = dataclasses.replace(generator, bank=bank, kernel=Kernel(0.05, 0.1))
+    verified.save(model)
+    assert "source   a verified draw; the nearest of 2 lies 0.300 away" in sample.run(options(model))
+    params, _, about = sample.load_policy(model.parent / "policy")
+    assert about["verified"] is True and "guidance" not in about
+    expected = verified.decode(draws.latents[0], draws.measures[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), params, expected)
+    with pytest.raises(UserError, match="answers from its 2 verified draws; add --diffusion"):
+        sample.run(options(model, "--guidance", "2"))
+    assert "source   diffusion" in sample.run(options(model, "--diffusion", "--guidance", "2"))
+    assert sample.load_policy(model.parent / "policy")[2]["guidance"] == 2
 
 
 def test_a_free_measure_and_a_second_time(model, monkeypatch):

@@ -153,7 +153,10 @@ class PolicyGenerator:
 
         A latent that diffusion draws is decoded with the measures that were asked for; arguments as in `sample`.
         """
+        bank = self._bank(verified)
         free_key, draw_key, bank_key = jax.random.split(key, 3)
+        if bank is not None:
+            return answer_verified(bank_key, bank, condition, self.kernel, self.grid, claims=self._claims)
         full = condition
         if impute and self.autoencoder.octaves:
             # p(latent, free | target) = p(free | target) p(latent | free, target). The denoiser answers complete
@@ -165,9 +168,7 @@ class PolicyGenerator:
             full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
         drawn = self._draw(draw_key, full, condition, denoise, steps, method)
-        return answer_verified(
-            bank_key, self._bank(verified), condition, self.kernel, self.grid, drawn, claims=self._claims
-        )
+        return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
 
     @property
     def _claims(self) -> tuple[tuple[str, float, float], ...]:
@@ -202,13 +203,13 @@ class PolicyGenerator:
           measures: `[M]` in task units; NaN leaves a measure free; None all of them.
           quality: `[]` which quantile of the archive's fitness; NaN or None leaves it free.
           text: `[L]` what `read` made of a sentence; NaN or None for no sentence.
-          guidance: strength of the condition; 1 is the model as trained.
+          guidance: of diffusion, as the next three are: strength of the condition; 1 is the model as trained.
           steps: integration steps.
           method: `ddim`, `heun` or `ancestral`.
           impute: draw measures that are left free first, then a policy for all of them, which hits what was asked
             for more often. That draw is paid for even where nothing is free; False saves it.
-          verified: answer from the verified draws where one of them did nearly what is asked for, else by diffusion;
-            False is diffusion alone, None is True for a model that has such draws.
+          verified: answer from the verified draws, by one that did what is asked for or else by the nearest; False
+            draws anew by diffusion; None is True for a model that has such draws.
 
         Raises:
           UserError: if measures or text have the wrong shape or, outside of jit, values lie outside their bounds.
@@ -244,7 +245,7 @@ class PolicyGenerator:
         """Draw n policies for one request that do it in different ways. Pure: jit (`count` static) and vmap it.
 
         Verified draws that answer the request are chosen to differ in their traits; where there are fewer than n, the
-        rest come from diffusion.
+        next likeliest make up the number.
 
         Args:
           key: one key, one set.
@@ -257,17 +258,23 @@ class PolicyGenerator:
           n policies, leading axis on every leaf, and `[n]` where each comes from.
 
         Raises:
-          UserError: as `sample`, and if `count` is less than 1.
+          UserError: as `sample`, and if `count` is less than 1 or more than there are verified draws.
         """
         if count < 1:
             raise UserError(f"a set has at least 1 policy, found count = {count}")
         condition, bank = self.condition(measures, quality=quality, text=text), self._bank(verified)
-        bank_key, *keys = jax.random.split(key, count + 1)
-        draw = partial(self.sample_latent, condition=condition, verified=False, **how)
-        drawn = jax.vmap(draw)(jnp.stack(keys))[:2]
-        latents, given, source = answer_set(
-            bank_key, bank, condition, self.kernel, self.grid, drawn, claims=self._claims
-        )
+        if bank is None:
+            draw = partial(self.sample_latent, condition=condition, verified=False, **how)
+            latents, given, source = jax.vmap(draw)(jax.random.split(key, count))
+        elif count > len(bank):
+            raise UserError(
+                f"a set of {count} policies was asked for, but this model has {len(bank)} verified draws; ask for at "
+                "most as many, or use verified=False"
+            )
+        else:
+            latents, given, source = answer_set(
+                key, count, bank, condition, self.kernel, self.grid, claims=self._claims
+            )
         return jax.vmap(self.decode)(latents, given), source
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:

@@ -50,8 +50,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quality", type=float, metavar="Q", help="quantile of the archive's fitness, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="file of the policy; also PATH.html")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another policy (default: 0)")
-    parser.add_argument("--guidance", type=float, help="strength of the condition (default: the model's)")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--diffusion", action="store_true", help="draw anew, though the model has verified draws")
+    parser.add_argument("--guidance", type=float, help="of diffusion: strength of the condition (default: the model's)")
+    parser.add_argument("--steps", type=int, help="of diffusion: sampling steps (default: the model's)")
     parser.add_argument("--episodes", type=int, default=10, help="to measure it with (default: 10)")
     options = parser.parse_args(arguments)
     if options.measures is None and options.text is None and options.quality is None:
@@ -87,6 +88,12 @@ def check(model: "PolicyGenerator", measures: list[float], options: argparse.Nam
             "give one number each, nan to leave one free"
         )
     model.condition(measures, quality=options.quality)  # type: ignore[arg-type]
+    set_by_hand = not (options.guidance is None and options.steps is None)
+    if set_by_hand and model.bank is not None and not options.diffusion:
+        raise UserError(
+            f"--guidance and --steps are of diffusion, but this model answers from its {len(model.bank)} verified "
+            "draws; add --diffusion, or leave them out"
+        )
     for name, value, least in (("episodes", options.episodes, 1), ("steps", options.steps, 1)):
         if value is not None and value < least:
             raise UserError(f"--{name} must be at least {least}, found {value}")
@@ -170,11 +177,12 @@ def run(options: argparse.Namespace) -> str:
     if text is not None and options.guidance is None:
         options.guidance = model.text_guidance
     guidance = model.guidance if options.guidance is None else options.guidance
+    verified = model.bank is not None and not options.diffusion
     how = {name: value for name in ("quality", "guidance", "steps") if (value := getattr(options, name)) is not None}
 
     @jax.jit
     def draw(model: Any, key: Any, target: Any, text: Any) -> Any:
-        return model.sample(key, target, text=text, **how)
+        return model.sample_with_source(key, target, text=text, verified=verified, **how)
 
     @jax.jit
     def play(policy: Any, keys: Any) -> Any:
@@ -182,7 +190,7 @@ def run(options: argparse.Namespace) -> str:
         return scores, jax.tree.map(lambda leaf: leaf[0], films)
 
     with session.working(f"sample: playing {options.episodes} episodes of {task.name}"):
-        policy = draw(model, sample_key, target, text)
+        policy, source = draw(model, sample_key, target, text)
         scores, shown = jax.tree.map(np.asarray, play(policy, jax.random.split(play_key, options.episodes)))
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(policy)):
         raise UserError(f"the sampled policy is not finite: guidance {guidance:g} is too strong for this model")
@@ -199,9 +207,10 @@ def run(options: argparse.Namespace) -> str:
         "fitness": float(spread["fitness"][0]),
         "episodes": options.episodes,
         "seed": options.seed,
-        "guidance": guidance,
-        "steps": model.steps if options.steps is None else options.steps,
+        "verified": verified,
     }
+    if not verified:
+        about |= {"guidance": guidance, "steps": model.steps if options.steps is None else options.steps}
     storage.save(options.out, policy, kind=KIND, about=about)
     lines = {}
     if text is not None and model.language is not None:
@@ -214,6 +223,9 @@ def run(options: argparse.Namespace) -> str:
             model.measure_names, [f"{m:.3f} ± {s:.3f}" for m, s in zip(*spread["measures"], strict=True)]
         ),
         "fitness": f"{spread['fitness'][0]:.1f} ± {spread['fitness'][1]:.1f} over {options.episodes} episodes",
+        "source": f"a verified draw; the nearest of {len(model.bank)} lies {float(source.distance):.3f} away"
+        if model.bank is not None and verified
+        else "diffusion",
         "length": f"{scores.length.mean():.0f} of {task.episode_length} steps",
     }
     lived = max(int(shown.alive.sum()), 1)

@@ -133,7 +133,7 @@ class VerifyConfig:
       rows: verified draws that the generator keeps; 0 for a generator without.
       quality: preference for fitness among draws that behave alike, as in `WeightsConfig`.
       kernel: standard deviation of what answers a request, in diagonals of a cell.
-      reach: how far from a request a draw may be to answer it, in diagonals of a cell.
+      spread: how far from a request the draws of a set may lie, in diagonals of a cell.
       own_cell: how much likelier a draw answers that is in the cell of a request for all measures, in nats.
     """
 
@@ -143,21 +143,21 @@ class VerifyConfig:
     rows: int = 3072
     quality: float = 1.4
     kernel: float = 0.14
-    reach: float = 0.84
+    spread: float = 0.84
     own_cell: float = 5.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
         check(
             self,
-            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "reach": 0, "own_cell": 0},
+            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "spread": 0, "own_cell": 0},
             above={"tolerance": 0, "kernel": 0},
         )
 
     def answers(self, grid: Tessellation) -> Kernel:
         """Return which draws answer a request, distances in measures scaled to [0, 1]."""
         diagonal = float(np.linalg.norm(grid.sides))
-        return Kernel(self.kernel * diagonal, self.reach * diagonal, self.own_cell)
+        return Kernel(self.kernel * diagonal, self.spread * diagonal, self.own_cell)
 
 
 @dataclass(frozen=True)

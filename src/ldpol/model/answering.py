@@ -1,4 +1,4 @@
-"""What answers a request from verified draws: a kernel over what they achieved, or diffusion where none is near."""
+"""What answers a request from verified draws: a kernel over what they achieved."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
@@ -26,13 +26,13 @@ class Kernel(NamedTuple):
 
     Attributes:
       measures: standard deviation, measures scaled to [0, 1].
-      reach: distance within which a row answers, measures scaled to [0, 1].
+      spread: distance from the request within which rows of a set may lie, measures scaled to [0, 1].
       cell: how much likelier a row is drawn that is in the cell of a complete request, in nats.
       quality: standard deviation in quantiles.
     """
 
     measures: float = 0.0
-    reach: float = 0.0
+    spread: float = 0.0
     cell: float = 0.0
     quality: float = 0.1
 
@@ -43,7 +43,9 @@ class Source(NamedTuple):
     Attributes:
       verified: `[]` bool, from the verified draws; else from diffusion.
       distance: `[]` from the target to what the nearest verified draw achieved, over the measures that are asked for,
-        scaled to [0, 1]; 0 where none is asked for, infinite without verified draws.
+        scaled to [0, 1]; 0 where none is asked for, infinite without verified draws. The farther away, the worse a
+        policy meets the request, whatever draws it: measured, diffusion misses by more than the nearest draw at any
+        distance.
     """
 
     verified: Array
@@ -82,87 +84,73 @@ def row_logits(
 
 
 def answer_verified(
-    key: Key,
-    bank: VerifiedBank | None,
-    condition: Condition,
-    kernel: Kernel,
-    grid: Tessellation,
-    drawn: tuple[Array, Array],
-    *,
-    claims: Claims = (),
+    key: Key, bank: VerifiedBank, condition: Condition, kernel: Kernel, grid: Tessellation, *, claims: Claims = ()
 ) -> tuple[Array, Array, Source]:
-    """Answer a request by a verified draw that did what is asked for, if there is one. Pure: jit and vmap it.
+    """Answer a request by one of the verified draws that did what is asked for, or else by the nearest. Pure.
 
     Args:
       key: one key, one row.
-      bank: the rows; None answers nothing.
+      bank: the rows.
       condition: what is asked for.
-      kernel: widths; the bank answers where a row lies within its reach.
+      kernel: widths.
       grid: see `row_logits`.
-      drawn: latent `[h, w, c]` and measures `[M]` to decode otherwise: a draw of the diffusion model.
       claims: of the model's language.
 
     Returns:
       Latent `[h, w, c]`, the measures `[M]` in [0, 1] to decode it with, and where they come from.
     """
-    if bank is None:
-        return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
-    distance = row_distances(bank, condition).min()
-    near = distance <= kernel.reach
     row = jax.random.categorical(key, row_logits(bank, condition, kernel, grid, claims))
-    latent, measures = row_content(bank, row)
-    return jnp.where(near, latent, drawn[0]), jnp.where(near, measures, drawn[1]), Source(near, distance)
+    source = Source(jnp.ones((), bool), row_distances(bank, condition).min())
+    return *row_content(bank, row), source
 
 
 def answer_set(
     key: Key,
-    bank: VerifiedBank | None,
+    count: int,
+    bank: VerifiedBank,
     condition: Condition,
     kernel: Kernel,
     grid: Tessellation,
-    drawn: tuple[Array, Array],
     *,
     claims: Claims = (),
 ) -> tuple[Array, Array, Source]:
-    """Answer one request by n verified draws that differ. Pure: jit and vmap it.
+    """Answer one request by n verified draws that differ. Pure: jit (`count` static) and vmap it.
 
     Of `CANDIDATES` n rows, drawn without replacement as likely as one is drawn alone, the first is kept, then always
     the one that did the most different things from those kept so far (farthest-point choice in traits). Where fewer
-    than n rows are near, diffusion answers the rest.
+    than n rows lie within the kernel's spread and break no claim, the next likeliest make up the number.
 
     Args:
       key: one key, one set.
-      bank: the rows; None answers nothing.
+      count: n, at most as many as there are rows.
+      bank: the rows.
       condition: what is asked for.
-      kernel: widths; rows answer that lie within its reach.
+      kernel: widths.
       grid: see `row_logits`.
-      drawn: latents `[n, h, w, c]` and measures `[n, M]` to decode otherwise: draws of the diffusion model.
       claims: of the model's language.
 
     Returns:
       Latents `[n, h, w, c]`, the measures `[n, M]` to decode them with, and where each comes from.
     """
-    count = drawn[0].shape[0]
-    if bank is None:
-        return *drawn, Source(jnp.zeros(count, bool), jnp.full(count, jnp.inf))
     logits, distance = row_logits(bank, condition, kernel, grid, claims), row_distances(bank, condition)
-    # A row that breaks a claim is no answer, however different it is.
-    near = (distance <= kernel.reach) & (logits >= logits.max() - 0.5 * LEAST)
-    drawing = jnp.where(near, logits + jax.random.gumbel(key, logits.shape), -jnp.inf)
-    order, rows = jax.lax.top_k(drawing, min(CANDIDATES * count, len(bank)))
-    possible, features = jnp.isfinite(order), bank.features[rows]
+    logits -= logits.max()
+    # A row that breaks a claim is a poor answer, however different it is.
+    near = (distance <= kernel.spread) & (logits >= -0.5 * LEAST)
+    # Whatever is near comes before whatever is not: no row that is near is less likely than this.
+    order = logits + 2.0 * LEAST * near + jax.random.gumbel(key, logits.shape)
+    _, rows = jax.lax.top_k(order, min(CANDIDATES * count, len(bank)))
+    possible, features = near[rows] | (jnp.arange(len(rows)) < count), bank.features[rows]
 
-    def choose(gap: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+    def choose(gap: Array, _: None) -> tuple[Array, Array]:
         best = jnp.argmax(gap)
         nearer = jnp.minimum(gap, jnp.linalg.norm(features - features[best][None], axis=-1))
-        return nearer.at[best].set(-jnp.inf), (rows[best], jnp.isfinite(gap[best]))
+        return nearer.at[best].set(-jnp.inf), rows[best]
 
     # Nothing is chosen yet: all gaps are alike but for a little that puts the row that was drawn first in front.
     gap = jnp.where(possible, 1e6 - jnp.arange(len(rows)), -jnp.inf)
-    _, (row, found) = jax.lax.scan(choose, gap, None, length=count)
-    latent, measures = jax.vmap(lambda one: row_content(bank, one))(row)
-    latent = jnp.where(found[:, None, None, None], latent, drawn[0])
-    return latent, jnp.where(found[:, None], measures, drawn[1]), Source(found, jnp.full(count, distance.min()))
+    _, row = jax.lax.scan(choose, gap, None, length=count)
+    latents, measures = jax.vmap(lambda one: row_content(bank, one))(row)
+    return latents, measures, Source(jnp.ones(count, bool), jnp.full(count, distance.min()))
 
 
 def row_distances(bank: VerifiedBank, condition: Condition) -> Array:

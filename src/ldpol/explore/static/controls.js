@@ -54,12 +54,13 @@ const Controls = (() => {
     for (const count of [2, 4, 8, 16, 32]) if (count !== model.steps) steps.append(new Option(count, count));
     steps.onchange = () => { State.state.steps = steps.value ? Number(steps.value) : null; changed(true); };
     const sources = element("select", { id: "sources" });
-    sources.append(new Option("verified draws, else diffusion", "yes"), new Option("diffusion alone", "no"));
+    sources.append(new Option("verified draws", "yes"), new Option("diffusion", "no"));
     sources.onchange = () => { State.state.verified = sources.value === "yes"; changed(true); };
     const dial = (name, ...parts) => element("div", { className: "dial" }, element("label", { textContent: name, htmlFor: parts[0].id }), ...parts);
-    byId("dials").replaceChildren(dials.quality.row, dials.guidance.row, dial("seed", seed, again), dial("sampler steps", steps),
-      ...(model.verified ? [dial("answer from", sources)] : []));
-    Object.assign(dials, { seed, steps, sources });
+    const stepping = dial("sampler steps", steps);
+    byId("dials").replaceChildren(dials.quality.row, dial("seed", seed, again),
+      ...(model.verified ? [dial("answer from", sources)] : []), dials.guidance.row, stepping);
+    Object.assign(dials, { seed, steps, sources, ofDiffusion: [dials.guidance.row, stepping] });
     byId("speech").onsubmit = event => { event.preventDefault(); say(byId("text").value); };
     chips(facts.examples || []);
   }
@@ -92,6 +93,7 @@ const Controls = (() => {
     dials.seed.value = seed;
     dials.steps.value = steps ?? "";
     dials.sources.value = verified ? "yes" : "no";
+    for (const row of dials.ofDiffusion) row.hidden = Boolean(facts.model.verified && verified);
     if (document.activeElement !== byId("text")) byId("text").value = wish.text || "";
   }
 

@@ -103,9 +103,11 @@ const State = (() => {
     }
     if (wish.quality !== null) how.push(`quality=${short(wish.quality)}`);
     if (wish.text) how.push(`text=model.read([${quoted(wish.text)}])[0]`);
-    if (guidance !== null) how.push(`guidance=${short(guidance)}`);
-    else if (wish.text) how.push("guidance=model.text_guidance");
-    if (steps !== null) how.push(`steps=${steps}`);
+    if (!verified || !facts.model.verified) {
+      if (guidance !== null) how.push(`guidance=${short(guidance)}`);
+      else if (wish.text) how.push("guidance=model.text_guidance");
+      if (steps !== null) how.push(`steps=${steps}`);
+    }
     if (!verified) how.push("verified=False");
     const draws = answer.films.filter(other => other.role === "generated").length, which = one.role === "generated" ? state.which : 0;
     return `import jax, jax.numpy as jnp\n\nimport ldpol\nfrom ldpol import rollout\nfrom ldpol.sample import make_task\n\n`
