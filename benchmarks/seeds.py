@@ -25,7 +25,10 @@ ROWS = {
     "original, played again (ceiling)": ("ceiling",),
     "noise alone": ("noise_alone",),
 }
-SINGLE = ("compression_bytes", "compression_params", "policies", "uniform_coverage_ratio", "mem_ceiling", "seconds")
+SINGLE = (
+    *("compression_bytes", "compression_without_denoiser", "compression_params", "policies", "uniform_coverage_ratio"),
+    *("mem_ceiling", "seconds"),
+)
 
 
 SUITES = (
@@ -55,7 +58,7 @@ def gather(runs: list[dict[str, Any]]) -> dict[str, Any]:
         sections = [run[path[0]] if path else run for run in runs]
         known = [name for name in COLUMNS if all(name in section for section in sections)]
         table[title] = {name: interval([section[name] for section in sections]) for name in known}
-    single = {name: interval([run[name] for run in runs]) for name in SINGLE}
+    single = {name: interval([run[name] for run in runs]) for name in SINGLE if all(name in run for run in runs)}
     return {
         "rows": table,
         "single": single,

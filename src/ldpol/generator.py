@@ -39,7 +39,7 @@ class PolicyGenerator:
 
     Attributes:
       decoder: parameters of the hypernetwork.
-      denoiser: parameters of the denoising network.
+      denoiser: parameters of the denoising network; empty for a model that answers from verified draws alone.
       scaling: from what the denoiser sees to latents and measures.
       reader: parameters of the tower that reads text; empty for a model without language.
       shape: architecture of the policies.
@@ -112,7 +112,16 @@ class PolicyGenerator:
         return make_condition(scaled, quality, text, words=self.words)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
-        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function."""
+        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
+
+        Raises:
+          UserError: for a model without its denoiser.
+        """
+        if not self.denoiser:
+            raise UserError(
+                f"this model of {self.task} is without its denoiser: it answers single requests from its verified "
+                "draws; verified=False and compositions need the whole model"
+            )
         network = partial(make_network(self.network, self.image_shape).apply, {"params": self.denoiser})
         denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
         return denoise(x, t, condition)
@@ -348,6 +357,18 @@ class PolicyGenerator:
         decoder_condition, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
         _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
         return self.decode(*self._draw(draw_key, decoder_condition, decoder_condition, denoise, steps, method))
+
+    def without_denoiser(self) -> "PolicyGenerator":
+        """Return the model without what verified draws do not need: the same answers from half a file.
+
+        It cannot draw anew (`verified=False`) nor compose conditions.
+
+        Raises:
+          UserError: for a model without verified draws.
+        """
+        if self.bank is None:
+            raise UserError("this model has no verified draws and needs its denoiser; distil with verify.rows > 0")
+        return dataclasses.replace(self, denoiser={})
 
     def apply(self, params: Params, observation: Array) -> Array:
         """Return the action `[A]` of a policy at an observation `[O]`."""

@@ -1,6 +1,7 @@
 """A generator's file: read and checked, so that what loads also samples."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def load(path: Path | str, network: Network | None = None) -> PolicyGenerator:
     path = models.resolve(path)
     arrays, about = storage.load(path, kind=KIND)
     try:
-        # A model without language has no arrays of a reader, one without verified draws none of a bank.
-        parts: dict[str, Any] = {"reader": {}, "bank": None} | jax.tree.map(jnp.asarray, expand(arrays))
+        # A model without language has no arrays of a reader, and so on.
+        parts: dict[str, Any] = {"reader": {}, "denoiser": {}, "bank": None} | jax.tree.map(jnp.asarray, expand(arrays))
         parts["scaling"] = Scaling(**parts["scaling"])
         settings = parse_settings(about)
         if parts["bank"] is not None:
@@ -58,9 +59,10 @@ def _check(generator: PolicyGenerator) -> PolicyGenerator:
         _check_bank(generator.bank, generator.autoencoder.latent, len(generator.measure_names))
     check_grid(generator.grid, len(generator.measure_names))
     measures = jax.ShapeDtypeStruct((len(generator.measure_names),), jnp.float32)
-    drawn = jax.eval_shape(generator.sample, jax.random.key(0), measures)
-    if jax.tree.map(jnp.shape, drawn) != jax.tree.map(jnp.shape, generator.shape.abstract()):
-        raise UserError(f"it draws no policies {generator.shape}")
+    for verified in (None, False) if generator.denoiser else (None,):
+        drawn = jax.eval_shape(partial(generator.sample, verified=verified), jax.random.key(0), measures)
+        if jax.tree.map(jnp.shape, drawn) != jax.tree.map(jnp.shape, generator.shape.abstract()):
+            raise UserError(f"it draws no policies {generator.shape}")
     if not max(abs(generator.guidance), abs(generator.text_guidance)) <= STRONGEST:
         raise UserError(f"guidance {generator.guidance} and {generator.text_guidance}")
     return generator

@@ -207,6 +207,41 @@ def test_a_stored_bank_answers_the_same(verified, tmp_path):
     assert ldpol.load(tmp_path / "without").bank is None
 
 
+def test_a_model_without_its_denoiser_answers_the_same(verified, generator, tmp_path):  # noqa: F811
+    lean = dataclasses.replace(verified, precision="int8").without_denoiser()
+    assert lean.save(tmp_path / "lean") < dataclasses.replace(verified, precision="int8").nbytes
+    loaded, whole = ldpol.load(tmp_path / "lean"), ldpol.load(_saved(verified, tmp_path / "whole"))
+    key, wanted = jax.random.key(5), target(verified, [0.5, 0.4])
+    for draw in (lambda model: model.sample(key, wanted), lambda model: model.sample_set(key, 3, wanted)[0]):
+        jax.tree.map(np.testing.assert_array_equal, draw(loaded), draw(whole))
+    with pytest.raises(UserError, match="without its denoiser: it answers single requests"):
+        loaded.sample(key, wanted, verified=False)
+    with pytest.raises(UserError, match="without its denoiser"):
+        loaded.sample_composed(key, wanted[None], jnp.ones(1))
+    with pytest.raises(UserError, match="no verified draws and needs its denoiser"):
+        generator.without_denoiser()
+
+
+def _saved(model, path):
+    model.save(path, precision="int8")
+    return path
+
+
+def test_a_denoiser_that_fits_no_model_is_refused_beside_a_bank(verified, tmp_path):
+    """Answers from verified draws would not meet it."""
+    path = tmp_path / "model"
+    verified.save(path)
+    arrays, about = storage.load(path, kind="generator")
+    arrays["denoiser"] = jax.tree.map(lambda leaf: np.asarray(leaf)[..., :1], arrays["denoiser"])
+    storage.save(path, arrays, kind="generator", about=about)
+    with pytest.raises(UserError, match="is not sound"):
+        ldpol.load(path)
+    del arrays["denoiser"], arrays["bank"]
+    storage.save(path, arrays, kind="generator", about=about | {"columns": []})
+    with pytest.raises(UserError, match="without its denoiser"):
+        ldpol.load(path)
+
+
 @pytest.mark.parametrize(
     "change",
     [

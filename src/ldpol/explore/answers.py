@@ -57,6 +57,7 @@ def facts(stage: Stage) -> dict[str, Any]:
             "speaks": stage.limits.speaks,
             "bytes": model.nbytes,
             "verified": 0 if model.bank is None else len(model.bank),
+            "diffuses": bool(model.denoiser),
         }
     return found
 

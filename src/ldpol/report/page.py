@@ -209,6 +209,9 @@ def _size_table(metrics: Mapping[str, Any]) -> str:
         "generator": size(model_bytes),
         "fewer bytes": times(metrics.get("compression_bytes")),
     }
+    if is_number(lean := metrics.get("bytes_without_denoiser")):
+        rows["generator without its denoiser"] = size(lean)
+        rows["fewer bytes than the archive"] = times(metrics.get("compression_without_denoiser"))
     return _pairs("", rows)
 
 

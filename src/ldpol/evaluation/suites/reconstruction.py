@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from ldpol.archive import Archive
 from ldpol.evaluation.context import Context, Result, rows_of, sample_blind, sample_measures
 from ldpol.evaluation.metrics import compare, expected_cells, jittered, occupied, slope, summarise
 from ldpol.evaluation.tables import Column, Row, Table, is_number, numbers
+from ldpol.generator import PolicyGenerator
 from ldpol.reference import HELD_OUT, IN_BOX, TRAINED
 from ldpol.settings import check
 from ldpol.tasks import Task
@@ -184,6 +186,7 @@ def reconstruction_metrics(
         "compression_bytes": archive.nbytes / size,
         "archive_bytes": archive.nbytes,
         "generator_bytes": size,
+        **_without_denoiser(archive, generator),
         "policies": len(archive),
         "policy_params": archive.network.size,
         "generator_params": generator.size,
@@ -215,3 +218,11 @@ def _aim(reference: Score, score: Score, found: Mapping[str, Any], ceiling: Mapp
         "aim": found["success_rate"] / own if own else float("nan"),
         "slope": slope(np.asarray(reference.measures), np.asarray(score.measures)),
     }
+
+
+def _without_denoiser(archive: Archive, generator: PolicyGenerator) -> dict[str, float]:
+    """Return the size of what gives the same answers by verified draws alone, if there are any."""
+    if generator.bank is None:
+        return {}
+    size = generator.without_denoiser().nbytes
+    return {"bytes_without_denoiser": size, "compression_without_denoiser": archive.nbytes / size}

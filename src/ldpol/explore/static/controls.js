@@ -59,7 +59,7 @@ const Controls = (() => {
     const dial = (name, ...parts) => element("div", { className: "dial" }, element("label", { textContent: name, htmlFor: parts[0].id }), ...parts);
     const stepping = dial("sampler steps", steps);
     byId("dials").replaceChildren(dials.quality.row, dial("seed", seed, again),
-      ...(model.verified ? [dial("answer from", sources)] : []), dials.guidance.row, stepping);
+      ...(model.verified && model.diffuses ? [dial("answer from", sources)] : []), dials.guidance.row, stepping);
     Object.assign(dials, { seed, steps, sources, ofDiffusion: [dials.guidance.row, stepping] });
     byId("speech").onsubmit = event => { event.preventDefault(); say(byId("text").value); };
     chips(facts.examples || []);
