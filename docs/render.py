@@ -112,6 +112,16 @@ def sets() -> str:
     return table(("four policies for one request", *columns), rows)
 
 
+def gaps() -> str:
+    found = read("gaps-walker2d")
+    edges = found["config"]["edges"]
+    bands = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [*bands, f"more than {edges[-1]:g}", "all"]
+    columns = ("share", "nearest draw", "diffusion")
+    rows = ([name, *(show(row[column]) for column in columns)] for name, row in zip(names, found["rows"], strict=True))
+    return table(("diagonals to the nearest draw", "share of targets", "it misses by", "diffusion misses by"), rows)
+
+
 def guidance() -> str:
     notes = {0.0: "0 (unconditional)", 1.0: "1 (as trained)"}
     columns = {"MEM": "mem", "reward": "reward_ratio", "coverage": "coverage_ratio", "diversity": "diversity"}
@@ -462,7 +472,7 @@ def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, large, sets, guidance, conditions, sentences, ranks, sequences),
+        *(summary, reconstruction, large, sets, gaps, guidance, conditions, sentences, ranks, sequences),
         *(sizes, sceptic, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
