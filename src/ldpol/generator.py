@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ldpol import generator_requests as requests
 from ldpol import storage
 from ldpol.archive import Tessellation
 from ldpol.errors import UserError
 from ldpol.generator_export import serialise
-from ldpol.generator_requests import check_quality, check_text, scale_measures
 from ldpol.generator_settings import arrays_of, settings_of
 from ldpol.language.reader import Language, read
 from ldpol.language.text import TextEncoder
@@ -105,23 +105,15 @@ class PolicyGenerator:
           UserError: for the wrong shapes, text without language or, outside of jit, values outside their bounds.
         """
         if text is not None:
-            check_text(text, self.words, self.task)
-        check_quality(quality)
+            requests.check_text(text, self.words, self.task)
+        requests.check_quality(quality)
         measures = jnp.full(len(self.measure_names), jnp.nan) if measures is None else measures
-        scaled = scale_measures(measures, self.measure_names, self.grid)
+        scaled = requests.scale_measures(measures, self.measure_names, self.grid)
         return make_condition(scaled, quality, text, words=self.words)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
-        """Return the trained estimate of the clean standardised image `[h, w, C]`; a `Denoise` function.
-
-        Raises:
-          UserError: for a model without its denoiser.
-        """
-        if not self.denoiser:
-            raise UserError(
-                f"this model of {self.task} is without its denoiser: it answers single requests from its verified "
-                "draws; verified=False and compositions need the whole model"
-            )
+        """Return the trained estimate of the clean standardised image `[h, w, C]`: a `Denoise`, if there is a denoiser."""
+        requests.check_denoiser(self.denoiser, self.task)
         network = partial(make_network(self.network, self.image_shape).apply, {"params": self.denoiser})
         denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
         return denoise(x, t, condition)
@@ -176,8 +168,8 @@ class PolicyGenerator:
             )
             full = dataclasses.replace(condition, measures=measures, mask=jnp.ones_like(measures))
         denoise = guide(self.denoise, self.guidance if guidance is None else guidance)
-        drawn = self._draw(draw_key, full, condition, denoise, steps, method)
-        return *drawn, Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
+        source = Source(jnp.zeros((), bool), jnp.full((), jnp.inf))
+        return *self._draw(draw_key, full, condition, denoise, steps, method), source
 
     @property
     def _claims(self) -> tuple[tuple[str, float, float], ...]:
@@ -269,22 +261,14 @@ class PolicyGenerator:
         Raises:
           UserError: as `sample`, and if `count` is less than 1 or more than there are verified draws.
         """
-        if count < 1:
-            raise UserError(f"a set has at least 1 policy, found count = {count}")
         condition, bank = self.condition(measures, quality=quality, text=text), self._bank(verified)
+        requests.check_count(count, None if bank is None else len(bank))
         if bank is None:
             draw = partial(self.sample_latent, condition=condition, verified=False, **how)
-            latents, given, source = jax.vmap(draw)(jax.random.split(key, count))
-        elif count > len(bank):
-            raise UserError(
-                f"a set of {count} policies was asked for, but this model has {len(bank)} verified draws; ask for at "
-                "most as many, or use verified=False"
-            )
+            found = jax.vmap(draw)(jax.random.split(key, count))
         else:
-            latents, given, source = answer_set(
-                key, count, bank, condition, self.kernel, self.grid, claims=self._claims
-            )
-        return jax.vmap(self.decode)(latents, given), source
+            found = answer_set(key, count, bank, condition, self.kernel, self.grid, claims=self._claims)
+        return jax.vmap(self.decode)(*found[:2]), found[2]
 
     def read(self, texts: Sequence[str], encoder: TextEncoder | None = None) -> Array:
         """Read sentences, on the host: what `sample` takes as `text`, one row per sentence.
@@ -348,11 +332,7 @@ class PolicyGenerator:
             measures lie outside their bounds.
         """
         measures, scales = jnp.asarray(measures, jnp.float32), jnp.asarray(scales, jnp.float32)
-        if measures.ndim != 2 or scales.shape != measures.shape[:1]:
-            raise UserError(
-                f"expected conditions [K, {len(self.measure_names)}] and one scale each, found shapes "
-                f"{measures.shape} and {scales.shape}; for a batch, jax.vmap over keys and conditions"
-            )
+        requests.check_composition(measures, scales, len(self.measure_names))
         conditions = [self.condition(one) for one in measures]
         decoder_condition, denoise = merge_conditions(conditions, scales), compose(self.denoise, conditions, scales)
         _, draw_key = jax.random.split(key)  # that of `sample`, so that one condition alone is answered as there
@@ -415,12 +395,4 @@ class PolicyGenerator:
         Raises:
           ValueError: if a platform is unknown to jax.
         """
-
-        def generate(keys: Array, measures: Array) -> Params:
-            def one(key: Array, target: Array) -> Params:
-                condition = make_condition(self.grid.scaled(target), words=self.words)
-                return self.decode(*self.sample_latent(jax.random.wrap_key_data(key), condition)[:2])
-
-            return jax.vmap(one)(keys, measures)
-
-        storage.write_bytes(Path(path), serialise(generate, len(self.measure_names), platforms))
+        storage.write_bytes(Path(path), serialise(self.sample, len(self.measure_names), platforms))

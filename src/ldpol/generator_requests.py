@@ -8,7 +8,7 @@ import numpy as np
 
 from ldpol.archive import Tessellation
 from ldpol.errors import UserError
-from ldpol.types import Array
+from ldpol.types import Array, PyTree
 
 
 def scale_measures(measures: Array, names: Sequence[str], grid: Tessellation) -> Array:
@@ -51,3 +51,32 @@ def check_text(text: Array, words: int, task: str) -> None:
     if not words:
         raise UserError(f"this model of {task} was trained without language; ask for measures")
     raise UserError(f"expected the {words} numbers that `read` makes of one sentence, found shape {text.shape}")
+
+
+def check_count(count: int, rows: int | None) -> None:
+    """Raise `UserError` unless a set can be drawn of so many policies; `rows`: verified draws there are, if any."""
+    if count < 1:
+        raise UserError(f"a set has at least 1 policy, found count = {count}")
+    if rows is not None and count > rows:
+        raise UserError(
+            f"a set of {count} policies was asked for, but this model has {rows} verified draws; ask for at most as "
+            "many, or use verified=False"
+        )
+
+
+def check_denoiser(denoiser: PyTree, task: str) -> None:
+    """Raise `UserError` for a model without its denoiser."""
+    if not denoiser:
+        raise UserError(
+            f"this model of {task} is without its denoiser: it answers single requests from its verified draws; "
+            "verified=False and compositions need the whole model"
+        )
+
+
+def check_composition(measures: Array, scales: Array, count: int) -> None:
+    """Raise `UserError` unless conditions are `[K, M]`, M = `count`, and have one scale each."""
+    if measures.ndim != 2 or scales.shape != measures.shape[:1]:
+        raise UserError(
+            f"expected conditions [K, {count}] and one scale each, found shapes {measures.shape} and {scales.shape}; "
+            "for a batch, jax.vmap over keys and conditions"
+        )

@@ -15,8 +15,10 @@ from ldpol.explore import programs
 from ldpol.explore.requests import DRAWS, Request, RequestError, WishList, as_json, free
 from ldpol.explore.source import map_of, plain
 from ldpol.explore.stage import Stage
+from ldpol.generator import PolicyGenerator
 from ldpol.language.claims import satisfied
 from ldpol.language.understanding import describe_understanding
+from ldpol.model.answering import Source
 from ldpol.report.animation import render_animation
 from ldpol.traits import columns
 from ldpol.types import Params
@@ -96,9 +98,10 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
                 heard = stage.read(wish.text)
             notes = [str(one.message) for one in caught]
         asked = stage.asked(wish, heard, request.guidance)
-        drawn, verified = stage.draw(request.seed, asked, request.steps, request.verified)
+        drawn, source = stage.draw(request.seed, asked, request.steps, request.verified)
         parts.append(drawn)
-        cast += [{"role": "generated", "verified": bool(one)} for one in verified]
+        cast += [{"role": "generated", "verified": bool(one)} for one in source.verified]
+        notes += _far(stage.model, source)
         wanted = _aim(stage, wanted, drawn)
     if len(stage.rows):
         places = stage.nearest(wanted, 1 if stage.model is not None else DRAWS + 1)
@@ -118,6 +121,14 @@ def draw(stage: Stage, request: Request) -> tuple[dict[str, Any], Params]:
         "notes": notes,
     }
     return answer, policies
+
+
+def _far(model: PolicyGenerator, source: Source) -> list[str]:
+    """Say so if no verified draw comes to within a diagonal of a cell of what is asked for."""
+    away = float(source.distance.min())
+    if not source.verified.any() or away <= np.linalg.norm(model.grid.sides):
+        return []
+    return [f"No verified draw does this; the nearest misses it by {away:.2f}."]
 
 
 def _aim(stage: Stage, wanted: NDArray[Any], drawn: Params) -> NDArray[Any]:

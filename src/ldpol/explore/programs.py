@@ -10,6 +10,7 @@ import jax
 
 from ldpol.film import Film, film, film_from
 from ldpol.generator import PolicyGenerator
+from ldpol.model.answering import Source
 from ldpol.planning.choosing import around, from_generator, look_ahead
 from ldpol.planning.sequencing import NextRequest
 from ldpol.rollout import Apply, RolloutConfig, rollout_batch
@@ -46,7 +47,7 @@ class Asked(NamedTuple):
 
 def draw(
     model: PolicyGenerator, key: Key, asked: Asked, *, count: int, steps: int | None, verified: bool
-) -> tuple[Params, Array]:
+) -> tuple[Params, Source]:
     """Draw policies that do one thing in different ways, as `model.sample_set` does.
 
     Args:
@@ -58,12 +59,11 @@ def draw(
       verified: whether verified draws may answer, if the model has any.
 
     Returns:
-      The policies, and `[count]` bool, which of them are verified draws.
+      The policies, and `[count]` where each comes from.
     """
     how = {"guidance": asked.guidance, "steps": steps, "verified": None if verified else False}
     text = _spoken(model, asked.text)
-    policies, source = model.sample_set(key, count, asked.measures, quality=asked.quality, text=text, **how)
-    return policies, source.verified
+    return model.sample_set(key, count, asked.measures, quality=asked.quality, text=text, **how)
 
 
 def shoot(task: Task, apply: Apply, policies: Params, key: Key) -> tuple[Score, Film]:

@@ -17,6 +17,7 @@ from ldpol.explore.programs import Asked
 from ldpol.explore.requests import DRAWS, Limits, Wish, free
 from ldpol.explore.source import Source, plain_arrays
 from ldpol.language.reader import load_encoder
+from ldpol.model import answering
 from ldpol.report.filmstrip import encode_film
 from ldpol.tasks import Task
 from ldpol.types import Params, PyTree
@@ -114,7 +115,7 @@ class Stage:
 
     def draw(
         self, seed: int, asked: Asked, steps: int | None = None, verified: bool = True
-    ) -> tuple[Params, NDArray[Any]]:
+    ) -> tuple[Params, answering.Source]:
         """Draw `DRAWS` policies that do it in different ways; see `programs.draw`."""
         return jax.tree.map(np.asarray, self._drawer(steps, verified)(self.model, jax.random.key(seed), asked))
 
