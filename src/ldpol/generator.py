@@ -112,7 +112,7 @@ class PolicyGenerator:
         return make_condition(scaled, quality, text, words=self.words)
 
     def denoise(self, x: Array, t: Array, condition: Condition) -> Array:
-        """Return the trained estimate of the clean standardised image `[h, w, C]`: a `Denoise`, if there is a denoiser."""
+        """Return the trained estimate of the clean standardised image `[h, w, C]`, a `Denoise`; needs the denoiser."""
         requests.check_denoiser(self.denoiser, self.task)
         network = partial(make_network(self.network, self.image_shape).apply, {"params": self.denoiser})
         denoise = precondition(network, make_schedule(self.schedule), self.parametrisation)  # type: ignore[arg-type]
