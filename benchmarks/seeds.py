@@ -22,6 +22,7 @@ ROWS = {
     "on held-out elites": ("held_out",),
     "in the held-out region": ("held_out_box",),
     "on unseen measures": ("unseen",),
+    "on uniform targets": ("uniform",),
     "original, played again (ceiling)": ("ceiling",),
     "noise alone": ("noise_alone",),
 }

@@ -69,6 +69,26 @@ def reconstruction() -> str:
     return _whole("demo-walker2d")
 
 
+def by_seed() -> str:
+    columns: dict[str, tuple[Callable[[dict[str, Any]], float], str]] = {
+        "smaller by": (lambda run: run["compression_bytes"], ".0f"),
+        "without denoiser": (lambda run: run["compression_without_denoiser"], ".0f"),
+        "reward": (lambda run: run["reward_ratio"], ".3f"),
+        "coverage": (lambda run: run["coverage_ratio"], ".3f"),
+        "ceiling": (lambda run: run["ceiling"]["coverage_ratio"], ".3f"),
+        "expected": (lambda run: run["expected_coverage"], ".3f"),
+        "QD score": (lambda run: run["qd_ratio"], ".3f"),
+        "MEM over its ceiling": (lambda run: run["mem"] / run["mem_ceiling"], ".2f"),
+        "aim": (lambda run: run["aim"], ".3f"),
+        "MEM, uniform targets": (lambda run: run["uniform"]["mem"], ".3f"),
+    }
+    rows = (
+        [str(run["seed"]), *(show(of(run), form) for of, form in columns.values())]
+        for run in read("demo-walker2d")["runs"]
+    )
+    return table(("seed", *columns), rows)
+
+
 def large() -> str:
     return _whole("large-walker2d")
 
@@ -472,7 +492,7 @@ def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, large, sets, gaps, guidance, conditions, sentences, ranks, sequences),
+        *(summary, reconstruction, by_seed, large, sets, gaps, guidance, conditions, sentences, ranks, sequences),
         *(sizes, sceptic, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
