@@ -121,6 +121,12 @@ def test_a_claim_keeps_rows_of_which_it_is_true():
     found = {tuple(row) for row in np.round(100 * np.asarray(given)).astype(int).tolist()}
     assert found == {(80, 90), (50, 50)}
     assert source.verified.all() and (source.distance == 0).all()
+    # Row 1 misses this by a hundredth of the span, which is a miss.
+    _, given, _ = answer(bank, make_condition(jnp.full(2, jnp.nan), text=jnp.ones(1), words=1), claims=(("speed", 2.03, np.inf),))  # fmt: skip  # noqa: E501
+    assert {tuple(row) for row in np.round(100 * np.asarray(given)).astype(int).tolist()} == {(80, 90), (50, 50)}
+    # No row is that fast: the fastest answers.
+    _, given, _ = answer(bank, make_condition(jnp.full(2, jnp.nan), text=jnp.ones(1), words=1), claims=(("speed", 4.03, np.inf),))  # fmt: skip  # noqa: E501
+    np.testing.assert_allclose(given, 0.5, atol=0.01)
 
 
 def test_the_nearest_row_answers_however_far_it_is():

@@ -20,11 +20,14 @@ from ldpol.language.text import check_installed
 from ldpol.language.textbank import TextBank, make_bank
 from ldpol.language.tower import TextTower
 from ldpol.language.understanding import TowerConfig, base_claims, init_tower, make_tower, tower_step, understand
-from ldpol.model.answering import LEAST, SOFTNESS
+from ldpol.model.answering import LEAST
 from ldpol.tasks import Task
 from ldpol.train_loop import OptimiserConfig, TrainState, start_state
 from ldpol.traits import columns, has_traits
 from ldpol.types import Array, Key, PyTree
+
+SOFTNESS = 0.01
+"""Width over which a claim about an elite turns from true to false, in spans of its trait."""
 
 
 def grammar_of(task: Task, traits: np.ndarray) -> Grammar:

@@ -12,8 +12,9 @@ from ldpol.model.condition import Condition
 from ldpol.model.verified import QUALITY, WEIGHT, VerifiedBank, in_cell, of_levels
 from ldpol.types import Array, Key
 
-SOFTNESS = 0.01
-"""Width over which a claim turns from true to false, in spans of its trait: traits are means of a few episodes."""
+BORDER = 0.0005
+"""Width over which a claim turns from true to false, in spans of its trait: next to none, for what a row did is known.
+A near miss is still a better answer than a far one, where no row does all that is claimed."""
 LEAST = 50.0
 """A claim that is false is as unlikely as this, in nats, so that sums of them stay finite."""
 CANDIDATES = 4
@@ -77,7 +78,7 @@ def row_logits(
     if known and condition.text.shape[0]:
         place = np.array([bank.columns.index(claims[i][0]) for i in known])
         low, high = (jnp.asarray([[claims[i][end] for i in known]], jnp.float32) for end in (1, 2))
-        found, width = values[:, place], jnp.maximum(SOFTNESS * (bank.high - bank.low)[place], 1e-6)[None]
+        found, width = values[:, place], jnp.maximum(BORDER * (bank.high - bank.low)[place], 1e-6)[None]
         truth = -jnp.logaddexp(0.0, -(found - low) / width) - jnp.logaddexp(0.0, -(high - found) / width)
         logits += condition.text_mask * jnp.maximum(truth, -LEAST) @ condition.text[jnp.asarray(known)]
     return logits
