@@ -505,7 +505,8 @@ def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, by_seed, large, sets, gaps, guidance, conditions, sentences, ranks, region, sequences),
+        *(summary, reconstruction, by_seed, large, sets, gaps),
+        *(guidance, conditions, sentences, ranks, region, sequences),
         *(sizes, sceptic, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),

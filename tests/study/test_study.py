@@ -293,14 +293,14 @@ def call(workdir, *more):
 
 def test_smoke_study_through_the_command_line(tmp_path):
     """A few rows of one seed, kept, taken up again, refused when the base changes; all rows are a slow test."""
-    few = ("--config.seeds=0", "--config.only=ours_int8,archive_int8")
+    few = ("--config.seeds=0", "--config.only=steps_1,archive_int8")
     done = call(tmp_path, *few)
     assert done.returncode == 0, done.stderr[-3000:]
     table = storage.read_json(tmp_path / "retention.json")
-    assert [row["variant"] for row in table["rows"]] == ["ours_int8", "archive_int8"]
+    assert [row["variant"] for row in table["rows"]] == ["steps_1", "archive_int8"]
     assert {"ceiling", "study", "config", "commit", "versions", "machine"} <= set(table)
-    ours, stored = table["rows"]
-    assert stored["diversity"]["mean"] == pytest.approx(0.0, abs=1e-6) and ours["diversity"]["mean"] > 0
+    drawn, stored = table["rows"]  # one by diffusion: of few verified draws, the nearest would always answer
+    assert stored["diversity"]["mean"] == pytest.approx(0.0, abs=1e-6) and drawn["diversity"]["mean"] > 0
     assert (tmp_path / "retention.png").read_bytes()[:4] == b"\x89PNG"
     json.dumps(table, allow_nan=False)
     again = call(tmp_path, *few)

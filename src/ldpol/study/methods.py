@@ -66,7 +66,8 @@ class LatentDiffusion:
     Attributes:
       config: of its training.
       precision: of its file.
-      sampler: other settings than it was trained for; None: those.
+      sampler: other settings than it was trained for, then of diffusion alone, for verified draws take none; None:
+        those.
     """
 
     kind: ClassVar[str] = "ours"
@@ -77,7 +78,7 @@ class LatentDiffusion:
     def fit(self, context: StudyContext) -> Model:
         """Distil the archive."""
         made = context.trained(self.config)
-        sampler = {} if self.sampler is None else dataclasses.asdict(self.sampler)
+        sampler = {} if self.sampler is None else dataclasses.asdict(self.sampler) | {"bank": None}
         generator = dataclasses.replace(made.generator, precision=self.precision, **sampler)
         stored = compress(generator, self.precision)
         return Model(stored, _sample, generator.nbytes, size(stored), made.seconds)
