@@ -127,9 +127,13 @@ def sets() -> str:
         "nearest elites": "the four nearest elites",
     }
     columns = {"distance": "distance", "noise removed": "noise_removed", "MEM": "mem"}
-    found = read("diversity-walker2d")["rows"]
+    return _by_way("four policies for one request", titles, columns, read("diversity-walker2d")["rows"])
+
+
+def _by_way(head: str, titles: dict[str, str], columns: dict[str, str], found: dict[str, Any]) -> str:
+    """Return a row for each title, with the columns of what was found under its name."""
     rows = ((title, *(show(found[name][column]) for column in columns.values())) for name, title in titles.items())
-    return table(("four policies for one request", *columns), rows)
+    return table((head, *columns), rows)
 
 
 def gaps() -> str:
@@ -195,8 +199,7 @@ def region() -> str:
     }
     columns = {"MEM": "mem", "success rate": "success_rate", "reward": "reward_ratio"}
     found = read("suites-walker2d")["suites"]["held_out_region"]["rows"]
-    rows = ((title, *(show(found[name][column]) for column in columns.values())) for name, title in titles.items())
-    return table(("for what the hidden elites do", *columns), rows)
+    return _by_way("for what the hidden elites do", titles, columns, found)
 
 
 def sequences() -> str:

@@ -13,10 +13,12 @@ import ldpol
 from ldpol import precision, storage
 from ldpol.archive import Grid
 from ldpol.generator import PolicyGenerator
+from ldpol.model.answering import Kernel
 from ldpol.model.condition import merge_conditions, null_condition
 from ldpol.model.decoder import AutoencoderConfig, Decoder
 from ldpol.model.denoiser import DenoiserConfig, make_network
 from ldpol.model.image import Scaling, image_shape, split_image
+from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.networks import MLP
 
 SHAPE = MLP(5, 2, (6,))
@@ -59,6 +61,15 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
         steps=3,
         method="ddim",
     )
+
+
+def with_draws(model, achieved):
+    """A model with verified draws of random latents that achieved measures `[R, M]`, and the draws."""
+    achieved, zero = np.array(achieved, np.float32), np.zeros(len(achieved), np.float32)
+    latents = jax.random.normal(jax.random.key(0), (len(achieved), *model.autoencoder.latent))
+    draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
+    bank = make_bank(draws, achieved, np.zeros((len(achieved), 0)), quality=zero, log_weight=zero, trait_names=())
+    return dataclasses.replace(model, bank=bank, kernel=Kernel(0.05, 0.1)), draws
 
 
 @pytest.fixture(scope="module")

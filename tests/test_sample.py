@@ -11,15 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_generator import make_generator
+from test_generator import make_generator, with_draws
 from toy import make_toy, push
 
 from ldpol import sample, storage
 from ldpol.archive import Grid
 from ldpol.errors import UserError
 from ldpol.film import film
-from ldpol.model.answering import Kernel
-from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.networks import MLP
 from ldpol.report.animation import render_animation
 from ldpol.report.filmstrip import encode_film
@@ -159,11 +157,7 @@ def test_a_verified_draw_answers(model, monkeypatch):
     """It says how far away the nearest is, and takes no settings of diffusion without being told to diffuse."""
     monkeypatch.setattr(sample, "make_task", lambda model: drawn_toy())
     generator = make_generator(SHAPE, Grid((4, 4), (0.0, 0.0), (1.0, 1.0)))
-    achieved, zero = np.array([[0.2, 0.4], [0.9, 0.9]], np.float32), np.zeros(2, np.float32)
-    latents = jax.random.normal(jax.random.key(0), (2, *generator.autoencoder.latent))
-    draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
-    bank = make_bank(draws, achieved, np.zeros((2, 0)), quality=zero, log_weight=zero, trait_names=())
-    verified = dataclasses.replace(generator, bank=bank, kernel=Kernel(0.05, 0.1))
+    verified, draws = with_draws(generator, [[0.2, 0.4], [0.9, 0.9]])
     verified.save(model)
     assert "source   a verified draw; the nearest of 2 lies 0.300 away" in sample.run(options(model))
     params, _, about = sample.load_policy(model.parent / "policy")

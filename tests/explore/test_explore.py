@@ -1,6 +1,5 @@
 """The explorer without a browser: requests, answers, what is refused; the toy task stands in for physics."""
 
-import dataclasses
 import io
 import json
 import threading
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from explored import ELITES, NAMES, SHAPE, drawn, make_model, make_run
+from test_generator import with_draws
 from test_sample import decoded
 
 from ldpol import archive as archives
@@ -22,8 +22,6 @@ from ldpol.explore.explorer import Explorer
 from ldpol.explore.requests import Limits, Request, RequestError, Wish, parse_request, parse_sequence
 from ldpol.explore.stage import Stage
 from ldpol.explore.worker import CLIENTS, Busy, Superseded, Worker
-from ldpol.model.answering import Kernel
-from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.rollout import rollout
 
 LIMITS = Limits(("left", "right"), (0.0, 0.0), (1.0, 2.0), True, True)
@@ -165,12 +163,8 @@ def test_films_are_of_the_models_own_samples(stage):
 
 def test_a_wish_far_from_all_verified_draws(toy, tmp_path):
     """Cells are .25 wide, their diagonal .35; what is left free is far from nothing."""
-    run, achieved = make_run(tmp_path), np.full((4, 2), 0.25, np.float32)
-    model, zero = make_model(), np.zeros(4, np.float32)
-    latents = jax.random.normal(jax.random.key(0), (4, *model.autoencoder.latent))
-    draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
-    bank = make_bank(draws, achieved, np.zeros((4, 0)), quality=zero, log_weight=zero, trait_names=())
-    dataclasses.replace(model, bank=bank, kernel=Kernel(0.05, 0.1)).save(run / "model")
+    run = make_run(tmp_path)
+    with_draws(make_model(), [[0.25, 0.25]] * 4)[0].save(run / "model")
     stage = Stage(source.open_model(str(run)))
     for wish, notes in (
         (Wish((1.0, 0.25)), ["No verified draw does this; the nearest misses it by 0.75."]),
