@@ -49,11 +49,16 @@ class Explorer:
         self._facts = early_facts(source)
         self._answers: OrderedDict[Any, Any] = OrderedDict()
         self._make_stage = make_stage
+        self._over = threading.Event()
+        self._compiler = threading.Thread(target=self._warm_the_rest, name="compiler", daemon=True)
         self._worker = Worker(self._start)
 
     def close(self) -> None:
-        """Stop the thread."""
+        """Stop the threads, once what they are compiling is done: Python cannot end under them."""
+        self._over.set()
         self._worker.close()
+        if self._compiler.ident is not None:
+            self._compiler.join()
 
     def facts(self) -> dict[str, Any]:
         """Return what the page must know; at first only what the files say without JAX."""
@@ -83,11 +88,13 @@ class Explorer:
             self._stop(error)
             return
         # The rest compiles beside the first answers: nobody waits for what nobody asked for.
-        threading.Thread(target=self._warm_the_rest, name="compiler", daemon=True).start()
+        self._compiler.start()
 
     def _warm_the_rest(self) -> None:
         try:
             for part in PARTS[1:]:
+                if self._over.is_set():
+                    return
                 self._say(f"compiling {part}")
                 self._stage.warm(part)
                 self.ready[part] = True

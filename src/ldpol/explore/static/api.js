@@ -8,18 +8,17 @@ const Api = (() => {
     constructor(message, code) { super(message); this.code = code; }
   }
 
+  const silent = () => { throw new Problem("the explorer does not answer; is it still running?", 0); };
+
   async function get(path) {
-    const response = await fetch(path);
+    const response = await fetch(path).catch(silent);
     if (!response.ok) throw new Problem("the explorer does not answer", response.status);
     return response.json();
   }
 
   async function post(path, body, lane = "") {
-    let response;
-    try {
-      response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ ...body, client: client + lane }) });
-    } catch { throw new Problem("the explorer does not answer; is it still running?", 0); }
+    const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ ...body, client: client + lane }) }).catch(silent);
     if (!response.ok) {
       const { error } = await response.json().catch(() => ({}));
       throw new Problem(error || `something went wrong (${response.status})`, response.status);
@@ -79,8 +78,10 @@ const Api = (() => {
     return async function ask(...what) {
       if (busy) { next = what; return; }
       busy = true;
-      try { await run(...what); } finally { busy = false; }
-      if (next) { const then = next; next = null; ask(...then); }
+      try { await run(...what); } finally {
+        busy = false;
+        if (next) { const then = next; next = null; ask(...then); }
+      }
     };
   }
 

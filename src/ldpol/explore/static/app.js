@@ -12,6 +12,7 @@ const App = (() => {
     host.hidden = false;
     clearTimeout(complain.timer);
     complain.timer = setTimeout(() => { host.hidden = true; }, 7000);
+    if (!(problem instanceof Api.Problem)) throw problem; // a mistake of the page's own: the console has to say where
   }
 
   // Asking: while something is dragged only films are fetched; numbers follow once it has settled.
@@ -224,7 +225,7 @@ const App = (() => {
   // The model can answer now: facts are complete, and what the address asks for, or the person did, can be had.
   async function warm() {
     facts = await Api.facts();
-    if (!State.state.wish) start();
+    if (State.state.wish) State.begin(facts); else start();
     const kept = { ...State.state };
     settings(false);
     Object.assign(State.state, { wish: kept.wish });

@@ -7,9 +7,10 @@ const State = (() => {
 
   const short = value => String(Number(value.toFixed(4)));
 
+  // Again once the model is ready: only then do the facts say what it can do.
   function begin(found) {
     facts = found;
-    state.wish = blank();
+    state.wish ??= blank();
   }
   const blank = () => ({ measures: facts.map.names.map(() => null), quality: null, text: null });
 
