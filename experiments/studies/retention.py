@@ -69,6 +69,7 @@ def ours(base: DistillConfig) -> dict[str, Method]:
         "ours_int8": LatentDiffusion(base, "int8"),
         # Its decoder was rounded before its draws were verified, as that of a file in int8 is.
         "verified_int8": LatentDiffusion(revise(base, precision="int8"), "int8"),
+        "rank_12_small_verified_int8": LatentDiffusion(revise(small["rank_12_small"].config, precision="int8"), "int8"),
         "rank_48": changed(autoencoder={"architecture": {"rank": 48}}),
         **small,
         **{f"{name}_int8": LatentDiffusion(row.config, "int8") for name, row in small.items()},

@@ -12,6 +12,7 @@ from test_generator import generator  # noqa: F401
 
 import ldpol
 from ldpol.errors import UserError
+from ldpol.evaluation.recovery import pool_of_bank
 from ldpol.model.answering import Kernel
 from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.planning.adaptation import (
@@ -24,6 +25,7 @@ from ldpol.planning.adaptation import (
     predict,
     repertoire_of,
 )
+from ldpol.rollout import copied_to, policy_mesh
 
 ROWS, BEST = 41, 12
 EXPECT = jax.jit(predict, static_argnames="config")
@@ -147,6 +149,17 @@ def test_a_prior_of_ones_own(generator):  # noqa: F811
     first = ldpol.adapt(model, Robot(model), trials=1, prior=HEALTHY[::-1])
     assert first.rows.tolist() == [0]
     np.testing.assert_allclose(repertoire_of(with_bank(generator).bank).prior, HEALTHY, atol=900 / 500)
+
+
+def test_draws_of_a_generator_on_every_device_are_tried_from_the_host(generator):  # noqa: F811
+    """Batched solves on two devices of a CPU at a time may never end."""
+    mesh = policy_mesh(jax.devices()[:2])
+    model = jax.device_put(with_bank(generator), copied_to(mesh))
+    assert len(model.bank.fitness.sharding.device_set) == 2
+    pool = pool_of_bank(model, chunk=16)
+    assert isinstance(pool.repertoire.features, np.ndarray) and isinstance(pool.repertoire.prior, np.ndarray)
+    np.testing.assert_allclose(pool.repertoire.prior, HEALTHY, atol=900 / 500)
+    assert jax.tree.leaves(pool.policies)[0].shape[0] == ROWS and pool.bytes == model.nbytes
 
 
 @pytest.mark.parametrize(

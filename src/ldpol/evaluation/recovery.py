@@ -73,7 +73,9 @@ def pool_of_bank(generator: PolicyGenerator, *, chunk: int) -> Pool:
         rows = jnp.minimum(jnp.arange(start, start + chunk), len(bank) - 1)
         parts.append(jax.device_get(decode(generator, rows)))
     policies = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(bank)], *parts)
-    return Pool(policies, repertoire_of(bank), generator.nbytes)
+    # Not on every device, as the generator is here: side by side, the devices of a CPU wait for each other's threads
+    # in batched triangular solves, for ever where those are large.
+    return Pool(policies, jax.device_get(repertoire_of(bank)), generator.nbytes)
 
 
 def make_play(task: Task, apply: Apply, *, rollout: RolloutConfig, mesh: Mesh, chunk: int) -> Play:
