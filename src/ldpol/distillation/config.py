@@ -142,7 +142,7 @@ class VerifyConfig:
     tolerance: float = 1.0
     rows: int = 3072
     quality: float = 1.4
-    kernel: float = 0.14
+    kernel: float = 0.2
     spread: float = 0.84
     own_cell: float = 5.0
 
