@@ -21,7 +21,7 @@ from campaign.stages import WITH_TESTS
 
 import ldpol
 from ldpol import storage
-from ldpol.experiments import configs
+from ldpol.experiments import configs, evaluate, method
 from ldpol.experiments.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +235,18 @@ def test_a_finished_stage_does_nothing_again(run):
     )  # of the suites in order; the sixth is blind
     assert succeed("evaluate", run).count("already done") == passes
     assert without_time(storage.read_json(run / "eval" / "metrics.json")) == without_time(before)
+
+
+def test_what_another_version_measured_does_not_count(run, tmp_path):
+    folder = copied(run / "eval", tmp_path, "suites") / "suites"
+    found = storage.read_json(folder / "composition.json")
+    identity = {name: found["about"][name] for name in ("archive", "model", "method")}
+    assert identity["method"] == method.digest()
+    with contextlib.chdir(ROOT):
+        config = configs.load_config(SMOKE, [])
+    assert "composition" in evaluate.gather(config, identity, folder)
+    storage.write_json(folder / "composition.json", found | {"about": found["about"] | {"method": "another"}})
+    assert "composition" not in evaluate.gather(config, identity, folder)
 
 
 def test_kill_archive(run, tmp_path):

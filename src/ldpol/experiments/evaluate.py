@@ -14,7 +14,7 @@ from ldpol.errors import UserError
 from ldpol.evaluation.context import Suite, with_hooks
 from ldpol.evaluation.protocol import open_context
 from ldpol.evaluation.tables import as_text
-from ldpol.experiments import configs, stages
+from ldpol.experiments import configs, method, stages
 from ldpol.experiments.configs import Config
 from ldpol.keeping import KIND, Keeper, replace, restrict
 from ldpol.reference import split
@@ -25,7 +25,8 @@ SECTIONS = ("seed", "task", "policy")
 def run(config: Config, workdir: Path) -> None:
     """Run the suites in order, skipping results an earlier run has, and write what is known by now.
 
-    Metrics of suites that are not asked for this time are kept if they were measured on the same archive and model.
+    Metrics of suites that are not asked for this time are kept if they were measured on the same archive and model, by
+    the same code.
 
     Raises:
       FileNotFoundError: if archive or generator are missing.
@@ -36,6 +37,7 @@ def run(config: Config, workdir: Path) -> None:
     identity = {
         "archive": storage.fingerprint(stages.elites_of(workdir)),
         "model": storage.digest(workdir / "model"),
+        "method": method.digest(),
     }
     trained = storage.read_json(workdir / "train" / "metrics.json")
     if trained["archive"] != identity["archive"]:
@@ -92,7 +94,7 @@ def _check(folder: Path, config: Config) -> None:
 
 
 def gather(config: Config, identity: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Merge the metrics of all suites that were measured on this archive and model with these settings."""
+    """Merge the metrics of all suites that this code measured on this archive and model with these settings."""
     metrics: dict[str, Any] = {}
     seconds: dict[str, float] = {}
     for suite in configs.all_suites(config):
@@ -103,5 +105,5 @@ def gather(config: Config, identity: dict[str, str], folder: Path) -> dict[str, 
                 metrics |= found["metrics"]
                 seconds[suite.name] = found["seconds"]
             else:
-                session.say(f"evaluate: {path} is of another archive, model or settings; left out")
+                session.say(f"evaluate: {path} is of another archive, model, settings or version of ldpol; left out")
     return metrics | {"suite_seconds": seconds, "seconds": round(sum(seconds.values()), 3)}
