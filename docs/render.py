@@ -324,6 +324,11 @@ def sceptic() -> str:
     return _study("sceptic-walker2d", titles)
 
 
+def small() -> str:
+    titles = {"rank_12_small_verified_int8": "rank 12, small denoiser, int8, 3,072 verified draws"}
+    return _study("small-walker2d", titles)
+
+
 def ablations() -> str:
     return _study("ablations-walker2d", ABLATIONS, tuple(STUDY)[1:])
 
@@ -536,7 +541,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for make in (
         *(summary, reconstruction, by_seed, large, sets, gaps),
         *(guidance, conditions, sentences, ranks, region, hole, sequences, damage),
-        *(sizes, sceptic, ablations, humanoid, ant, searches, long_search, noise),
+        *(sizes, sceptic, small, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
     )
