@@ -217,14 +217,14 @@ def damage() -> str:
         "random": "verified draws, tried at random",
     }
     found = read("damage-walker2d")["suites"]["damage"]
-    champion = show(found["champion"], ".0f")
-    rows = [("the healthy champion, no trial", *[champion] * 3, "1", show(found["champion_of_archive"], ".2f"), "")]
+    marks, champion, share = (5, 10, 20), show(found["champion"], ".0f"), show(found["champion_of_archive"], ".2f")
+    rows = [("the healthy champion, no trial", *[champion] * len(marks), "1", share, "")]
     for name, title in titles.items():
         way = found["ways"][name]
-        after = (show(way["curve"][trials - 1], ".0f") for trials in (5, 10, 20))
+        after = (show(way["curve"][trials - 1], ".0f") for trials in marks)
         over = (show(way[part]["value"], ".2f") for part in ("of_champion", "of_archive"))
         rows.append((title, *after, *over, f"{way['bytes']['mean'] / 1e6:.1f} MB"))
-    head = ("fitness on the damaged robot", *(f"{trials} trials" for trials in (5, 10, 20)), "over the champion's")
+    head = ("fitness on the damaged robot", *(f"{trials} trials" for trials in marks), "over the champion's")
     return table((*head, "over ITE's", "size"), rows)
 
 

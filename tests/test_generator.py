@@ -63,13 +63,13 @@ def make_generator(shape=SHAPE, grid=Grid((4, 4), (-1.0, 2.0), (1.0, 4.0))):  # 
     )
 
 
-def with_draws(model, achieved):
-    """A model with verified draws of random latents that achieved measures `[R, M]`, and the draws."""
+def with_draws(model, achieved, kernel=Kernel(0.05, 0.1), **told):  # noqa: B008
+    """A model with verified draws of random latents that achieved measures `[R, M]`, and the draws; see `make_bank`."""
     achieved, zero = np.array(achieved, np.float32), np.zeros(len(achieved), np.float32)
     latents = jax.random.normal(jax.random.key(0), (len(achieved), *model.autoencoder.latent))
     draws = round_draws(latents, jnp.asarray(achieved), latent_step(latents, 0.0 * latents))
-    bank = make_bank(draws, achieved, np.zeros((len(achieved), 0)), quality=zero, log_weight=zero, trait_names=())
-    return dataclasses.replace(model, bank=bank, kernel=Kernel(0.05, 0.1)), draws
+    blank = {"traits": np.zeros((len(achieved), 0)), "trait_names": (), "quality": zero, "log_weight": zero}
+    return dataclasses.replace(model, bank=make_bank(draws, achieved, **blank | told), kernel=kernel), draws
 
 
 @pytest.fixture(scope="module")

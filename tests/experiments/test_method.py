@@ -1,6 +1,7 @@
 """The digest of the code that measures: what changes it, and what does not."""
 
 import pytest
+from test_layering import ROOT, SOURCE, imported, modules, plant, room
 
 from ldpol.experiments import method
 
@@ -17,10 +18,7 @@ def double(x: float) -> float:
 
 @pytest.fixture
 def package(tmp_path):
-    (tmp_path / "report").mkdir()
-    (tmp_path / "core.py").write_text(WRITTEN)
-    (tmp_path / "report" / "page.py").write_text("TITLE = 'ldpol'\n")
-    return tmp_path
+    return plant(tmp_path, {"core.py": WRITTEN, "report/page.py": "TITLE = 'ldpol'\n"})
 
 
 def digest(package):
@@ -57,5 +55,12 @@ def test_names_of_files_count_and_what_lies_beside_does_not(package):
     assert digest(package) != before
 
 
-def test_this_package(tmp_path):
+def test_this_package():
+    """Nothing that counts imports what does not."""
     assert method.digest() == method.digest() and len(method.digest()) == 64
+    files = modules(SOURCE)
+    assert set(method.BESIDE) < {room(name) for name in files}
+    counted = {name: path for name, path in files.items() if room(name) not in method.BESIDE}
+    used = {target for name, path in counted.items() for target in imported(name, path, set(files))}
+    assert f"{ROOT}.distillation.reader" in used  # what is written in a sentence decides whether its claims hold
+    assert {target for target in used if target.split(".")[0] == ROOT and room(target) in method.BESIDE} == set()

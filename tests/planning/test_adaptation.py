@@ -1,20 +1,17 @@
 """Bayesian optimisation over verified draws: the process against scikit-learn's, the search on a known landscape."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
-from test_generator import generator  # noqa: F401
+from test_generator import generator, with_draws  # noqa: F401
 
 import ldpol
 from ldpol.errors import UserError
 from ldpol.evaluation.recovery import pool_of_bank
 from ldpol.model.answering import Kernel
-from ldpol.model.verified import latent_step, make_bank, round_draws
 from ldpol.planning.adaptation import (
     AdaptConfig,
     Repertoire,
@@ -96,14 +93,8 @@ def test_searches_can_be_mapped():
 
 
 def with_bank(model, fitness=HEALTHY):
-    latents = jax.random.normal(jax.random.key(0), (ROWS, *model.autoencoder.latent))
-    measures = np.stack([PLACES, PLACES], 1)
-    draws = round_draws(latents, jnp.asarray(measures), latent_step(latents, 0.0 * latents))
-    zero = np.zeros(ROWS, np.float32)
-    how = {"quality": zero, "log_weight": zero, "fitness": fitness}
-    return dataclasses.replace(
-        model, bank=make_bank(draws, measures, PLACES[:, None], trait_names=["speed"], **how), kernel=Kernel(0.05, 0.3)
-    )
+    told = {"traits": PLACES[:, None], "trait_names": ["speed"], "fitness": fitness}
+    return with_draws(model, np.stack([PLACES, PLACES], 1), Kernel(0.05, 0.3), **told)[0]
 
 
 class Robot:

@@ -33,11 +33,14 @@ Play = Callable[[Params, np.ndarray, Key, np.ndarray], np.ndarray]
 
 
 class Pool(NamedTuple):
-    """Policies to try.
+    """Policies to try, on the host.
+
+    Arrays that lie on all devices, as those of a generator may, would have every device of a CPU search, and in batched
+    triangular solves they wait for each other's threads, for ever where those are large.
 
     Attributes:
       policies: R of them, NumPy arrays.
-      repertoire: what is known of them.
+      repertoire: what is known of them, NumPy arrays.
       bytes: that hold them.
       random: tried at random instead.
     """
@@ -58,9 +61,7 @@ def pool_of_archive(archive: Archive, rows: np.ndarray | None = None, *, size: i
     low, high = values.min(0), values.max(0)
     features, fitness = (values - low) / np.maximum(high - low, 1e-6), np.asarray(archive.fitness)
     rows = np.arange(len(archive)) if rows is None else rows
-    return Pool(
-        rows_of(archive.policies, rows), Repertoire(jnp.asarray(features[rows]), jnp.asarray(fitness[rows])), size
-    )
+    return Pool(rows_of(archive.policies, rows), Repertoire(features[rows], fitness[rows]), size)
 
 
 def pool_of_bank(generator: PolicyGenerator, *, chunk: int) -> Pool:
@@ -73,8 +74,6 @@ def pool_of_bank(generator: PolicyGenerator, *, chunk: int) -> Pool:
         rows = jnp.minimum(jnp.arange(start, start + chunk), len(bank) - 1)
         parts.append(jax.device_get(decode(generator, rows)))
     policies = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(bank)], *parts)
-    # Not on every device, as the generator is here: side by side, the devices of a CPU wait for each other's threads
-    # in batched triangular solves, for ever where those are large.
     return Pool(policies, jax.device_get(repertoire_of(bank)), generator.nbytes)
 
 

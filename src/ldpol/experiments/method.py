@@ -7,8 +7,8 @@ from pathlib import Path
 
 import ldpol
 
-BESIDE = ("baselines", "distillation", "experiments", "explore", "report", "sample", "search", "study")
-"""Modules that decide nothing of how a finished generator answers and is evaluated."""
+BESIDE = ("experiments", "explore", "report", "sample", "search", "study")
+"""Modules that no evaluation imports: they decide nothing of how a finished generator answers and is evaluated."""
 
 
 def digest(source: Path = Path(ldpol.__file__).parent, beside: Sequence[str] = BESIDE) -> str:

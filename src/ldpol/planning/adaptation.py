@@ -59,8 +59,8 @@ class Repertoire:
       prior: `[R]` what they are expected to be worth.
     """
 
-    features: Array
-    prior: Array
+    features: Array | np.ndarray
+    prior: Array | np.ndarray
 
 
 @struct.dataclass
