@@ -226,10 +226,10 @@ def in_memory(kept):
 
     def memo(name):
         def keep(part, depends_on, compute):
-            json.dumps(depends_on)
-            if (name, part) not in kept:
-                kept[name, part] = compute()
-            return kept[name, part]
+            place = name, part, json.dumps(depends_on)
+            if place not in kept:
+                kept[place] = compute()
+            return kept[place]
 
         return keep
 
@@ -239,7 +239,7 @@ def in_memory(kept):
 def test_a_whole_study_of_the_toy_task():
     """In memory, no folder: three rows, of which two share a training; what is kept is not made again.
 
-    One player evaluates all of it, and is traced once.
+    Another version of the code measures again, and trains nothing. One player evaluates all of it, and is traced once.
     """
     plain, task = MLP(3, 2, (8,)), make_toy(noise=0.2)
     policies = jax.vmap(plain.init)(jax.random.split(jax.random.key(0), 24))
@@ -262,11 +262,13 @@ def test_a_whole_study_of_the_toy_task():
     assert latents["diversity"]["mean"] == clone["diversity"]["mean"] == 0.0 < ours["diversity"]["mean"]
     assert ours["seconds"] == latents["seconds"] > 0 and ours["box_mem"] is None
     assert 0 < table["ceiling"]["mem"]["mean"] < ours["mem"]["mean"]
-    trainings = {name for name, _ in kept if "training" in name or "clone-" in name}
+    trainings = {name for name, *_ in kept if "training" in name or "clone-" in name}
     assert len(trainings) == 2
     made = set(kept)
     again = list(study.run(rows, archive, task, config, **how))
     assert again == first and set(kept) == made
+    measured = list(study.run({"table": rows["table"]}, archive, task, config, version="another", **how))
+    assert measured == [first[0], first[2]] and {name for name, *_ in set(kept) - made} == {"seed0/row-table"}
 
 
 def test_figure_holds_every_row():

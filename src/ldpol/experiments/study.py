@@ -8,7 +8,7 @@ from ldpol.distillation import DistillConfig
 from ldpol.errors import UserError
 from ldpol.evaluation.retention import markdown
 from ldpol.experiments import archive as archive_stage
-from ldpol.experiments import configs, stages
+from ldpol.experiments import configs, method, stages
 from ldpol.experiments.configs import Config
 from ldpol.hooks import Hooks
 from ldpol.keeping import Keeper
@@ -50,6 +50,7 @@ def run(config: Config, workdir: Path, make_rows: Rows) -> None:
         shared,
         seeds=tuple(config.seeds),
         player=stages.player_of(base, task, archive),
+        version=method.digest(beside=[name for name in method.BESIDE if name != "study"]),
         hooks=lambda name: _hooks(base, identity, workdir / name),
     ):
         finished.append(one)

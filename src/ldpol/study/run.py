@@ -72,6 +72,7 @@ def run(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     player: Player | None = None,
+    version: str = "",
     hooks: OpenHooks = lambda name: Hooks(),
 ) -> Iterator[Finished]:
     """Make and measure every row under every seed, one at a time.
@@ -83,6 +84,7 @@ def run(
       config: what holds for all rows.
       seeds: each decides the labels, the held-out elites and everything random of all rows.
       player: evaluates policies; None compiles one.
+      version: of the code; numbers that were kept by another are measured again, while trainings stay.
       hooks: opens the hooks of a piece of work; by default nothing is kept.
 
     Yields:
@@ -98,7 +100,7 @@ def run(
         again = measure(archive.grid, context.reference, context.ceiling, context.split.kind, task.fitness_offset)
         yield Finished(CEILING, seed, again | {"seconds": 0.0})
         for name, method in rows.items():
-            about = {"row": describe(method), "study": describe(config)}
+            about = {"row": describe(method), "study": describe(config), "version": version}
             found = opened(f"row-{name}").memo("numbers", about, partial(_numbers, method, context))
             yield Finished(name, seed, {part: _or_none(value) for part, value in found.items()})
 
