@@ -351,7 +351,15 @@ SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "hybrid"}
 
 
 def searches() -> str:
-    rows = [row for row in read("search-walker2d") if row["mark"] == "seconds 120"]
+    return _searches("search-walker2d", "seconds 120")
+
+
+def six_minutes() -> str:
+    return _searches("search-six-minutes-walker2d", "seconds 360")
+
+
+def _searches(name: str, mark: str) -> str:
+    rows = [row for row in read(name) if row["mark"] == mark]
     columns = {
         "cells": ("cells", ",.0f"),
         "QD score": ("qd_score", ",.0f"),
@@ -359,7 +367,8 @@ def searches() -> str:
         "mean fitness": ("mean", ",.0f"),
         "std of measures": ("measure_std", ".3f"),
     }
-    return table(("", *columns), _by_seed(rows, "search", SEARCHES, columns))
+    titles = {search: title for search, title in SEARCHES.items() if any(row["search"] == search for row in rows)}
+    return table(("", *columns), _by_seed(rows, "search", titles, columns))
 
 
 def long_search() -> str:
@@ -541,7 +550,7 @@ TABLES: dict[str, Callable[[], str]] = {
     for make in (
         *(summary, reconstruction, by_seed, large, sets, gaps),
         *(guidance, conditions, sentences, ranks, region, hole, sequences, damage),
-        *(sizes, sceptic, small, ablations, humanoid, ant, searches, long_search, noise),
+        *(sizes, sceptic, small, ablations, humanoid, ant, searches, six_minutes, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
     )

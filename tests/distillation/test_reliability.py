@@ -9,10 +9,10 @@ import pytest
 from toy import make_toy
 
 from ldpol.archive import Archive, Grid
-from ldpol.distillation.bank import keep_draws
+from ldpol.distillation.bank import choose_draws, keep_draws
 from ldpol.distillation.config import VerifyConfig, WeightsConfig
 from ldpol.distillation.encoder import Posterior
-from ldpol.distillation.reliability import gaps, reliability_weights, thin, verify_draws
+from ldpol.distillation.reliability import gaps, reliability_weights, thin, verify_again, verify_draws
 from ldpol.hooks import Hooks
 from ldpol.networks import MLP
 from ldpol.player import Player
@@ -103,7 +103,9 @@ def test_kept_draws_are_what_was_evaluated():
     verified = verify()
     fitness = jnp.arange(COUNT, dtype=jnp.float32) / 100
     archive = Archive({}, fitness, GRID.unscaled(MEASURES), grid=GRID, task="toy", network=MLP(3, 2, (4,)))
-    bank = keep_draws(verified, archive, make_toy(), VerifyConfig(rows=15), WeightsConfig())
+    config, weights = VerifyConfig(rows=15), WeightsConfig()
+    kept = choose_draws(verified, archive, config, weights)
+    bank = keep_draws(verified, kept, archive, make_toy(), config, weights)
     assert len(bank) == 15
     policies = decode(bank.levels * bank.step[None, None, None], bank.given / 255)
     again = GRID.scaled(play(policies, None).score.measures)
@@ -113,6 +115,29 @@ def test_kept_draws_are_what_was_evaluated():
     np.testing.assert_allclose(bank.fitness, overshoot, atol=0.12 / 255)
     quality = np.asarray(bank.values)[:, bank.columns.index("quality")]
     np.testing.assert_allclose(quality, np.ceil(np.clip(overshoot * 100, 0, COUNT)) / COUNT, atol=1 / COUNT)
+
+
+def test_kept_draws_are_known_by_the_means_of_all_their_episodes():
+    """Played twice more, with a luck of .03 and of .06: .03 more measures and less fitness than at first."""
+    first, rows, asked = verify(), np.array([1, 5, 20]), []
+
+    def memo(name, depends_on, compute):
+        found = compute()
+        asked.append((name, depends_on, len(found["traits"])))
+        score, luck = found["score"], 0.03 * len(asked)
+        return found | {"score": score | {"measures": score["measures"] + luck, "fitness": score["fitness"] - luck}}
+
+    how = {"decode": decode, "player": Player(play, 1, 8, policy_mesh()), "key": jax.random.key(0), "depends_on": {}}
+    known = verify_again(first, rows, config=VerifyConfig(again=2), hooks=Hooks(memo=memo), **how)
+    assert asked == [(f"verify-again-{number}", {"again": number}, 3) for number in range(2)]
+    before, after = first.behaviour.score, known.behaviour.score
+    luck = np.where(np.isin(np.arange(2 * COUNT), rows), 0.03, 0.0)
+    np.testing.assert_allclose(after.measures, before.measures + luck[:, None], atol=1e-6)
+    np.testing.assert_allclose(after.fitness, before.fitness - luck, atol=1e-6)
+    np.testing.assert_array_equal(known.errors, first.errors)
+    jax.tree.map(np.testing.assert_array_equal, first, verify())  # as it was
+    same = verify_again(first, rows, config=VerifyConfig(again=0), hooks=Hooks(), **how)
+    jax.tree.map(np.testing.assert_array_equal, same, first)
 
 
 def test_further_rounds_draw_around_elites_that_no_draw_reaches():

@@ -28,7 +28,7 @@ from ldpol.settings import revise
 from ldpol.study import StudyConfig, StudyContext, methods
 from ldpol.study.context import Trained, as_score, digest
 from ldpol.study.run import evaluate_model
-from ldpol.study.verified import VerifiedClone, VerifiedElites, VerifiedLatents
+from ldpol.study.verified import VerifiedClone, VerifiedElites, VerifiedLatents, plays
 from ldpol.train_loop import OptimiserConfig
 
 SHAPE, GRID = MLP(3, 2, (20, 20)), Grid((4, 4), (0.0, 0.0), (1.0, 2.0))
@@ -85,12 +85,15 @@ def test_a_table_of_latents_keeps_no_more_than_it_needs(generator, context):
 
 
 def test_rounded_elites_are_chosen_by_what_they_did(context):
-    """Labels are means over as many plays as the training has rounds, of the policies as they are stored."""
+    """Labels are means over as many plays as the training spends, of the policies as they are stored.
+
+    Three rounds, of which all draws are kept and so evaluated once more.
+    """
     like = methods.LatentDiffusion(BASE, "int8")
     row, trained = VerifiedElites(like, "int8"), context.split.trained
     rounded = jax.vmap(lambda one: precision.expand(precision.compress(one, "int8")))(trained.policies)
     key = key_for(context.key, "verified elites")
-    plays = [context.player(rounded, jax.random.fold_in(key, number)).score for number in range(3)]
+    plays = [context.player(rounded, jax.random.fold_in(key, number)).score for number in range(6)]
     fitness, measures = row.labels(context)
     np.testing.assert_allclose(measures, np.mean([one.measures for one in plays], 0), atol=1e-6)
     np.testing.assert_allclose(fitness, np.mean([one.fitness for one in plays], 0), rtol=1e-5)
@@ -109,6 +112,13 @@ def test_a_training_that_verifies_nothing_has_no_equal(context):
     row = VerifiedElites(methods.LatentDiffusion(revise(BASE, verify={"rounds": 0})), "int8")
     with pytest.raises(UserError, match="set verify.rounds"):
         row.labels(context)
+
+
+def test_plays_by_hand():
+    """Four rounds, and 3,072 of 6,400 draws once more, twice more, or none."""
+    for again, expected in ((0, 4), (1, 6), (2, 8)):
+        assert plays(VerifyConfig(again=again), 1600) == expected
+    assert plays(VerifyConfig(), 100) == 8  # there are no more draws than 400
 
 
 @pytest.fixture(scope="module")
@@ -130,17 +140,17 @@ def clone_row(context):
 
 
 def test_a_clone_is_evaluated_as_often_as_draws_are(clone_row, context):
-    """Three rounds of all trained elites; forty of the requests are kept, with what they achieved."""
+    """Three rounds of all trained elites; forty requests are kept, with the mean of what they achieved twice."""
     _, kept, model, _ = clone_row
-    assert sorted(kept) == ["verify-0", "verify-1", "verify-2"]
-    achieved = np.concatenate([np.asarray(kept[name]["score"]["measures"]) for name in sorted(kept)])
+    assert sorted(kept) == ["verify-0", "verify-1", "verify-2", "verify-3"]
+    *rounds, again = (np.asarray(GRID.scaled(kept[name]["score"]["measures"])) for name in sorted(kept))
+    achieved = np.concatenate(rounds)
     assert achieved.shape == (3 * len(context.split.trained), 2) and len(achieved) > 40
     requests = model.tree.requests
-    assert requests.given.shape == requests.achieved.shape == (40, 2)
-    possible = {
-        tuple(one) for one in np.round(60000 * np.asarray(GRID.scaled(achieved), np.float32)).astype(int).tolist()
-    }
-    assert {tuple(one) for one in np.asarray(requests.achieved).tolist()} <= possible
+    assert requests.given.shape == requests.achieved.shape == again.shape == (40, 2)
+    first = 2.0 * np.asarray(requests.achieved) / 60000 - again
+    assert (np.abs(first[:, None] - achieved[None]).max(-1).min(1) < 1e-4).all()
+    assert np.abs(again - first).max() > 0.01
     assert model.bytes == storage.nbytes(model.tree) and model.seconds == 5.0
 
 
@@ -185,10 +195,10 @@ def test_a_whole_study_of_rows_that_verify():
     assert max(numbers["table"]["bytes"], numbers["elites"]["bytes"]) <= numbers["ours"]["bytes"]
     for name in ("table", "elites", "clone"):
         assert numbers[name]["diversity"] == pytest.approx(0.0, abs=1e-6) and np.isfinite(numbers[name]["mem"])
-    for start in ("seed0/training-", "seed0/verified-elites-", "seed0/verified-clone-"):
-        assert sorted(part for name, part in kept if name.startswith(start) and "verify" in part) == [
-            *("verify-0", "verify-1")
-        ]
+    rounds = ["verify-0", "verify-1"]
+    for start, more in (("training-", "again-0"), ("verified-elites-", "2 verify-3"), ("verified-clone-", "2")):
+        parts = [part for name, part, _ in kept if name.startswith(f"seed0/{start}") and "verify" in part]
+        assert sorted(parts) == [*rounds, *f"verify-{more}".split()]
     made = set(kept)
     assert list(study.run(rows, archive, task, config, seeds=(0,), hooks=in_memory(kept))) == first
     assert set(kept) == made

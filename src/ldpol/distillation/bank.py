@@ -17,34 +17,62 @@ RANKS = 64
 """Draws that may be kept for the sake of one target."""
 
 
+def choose_draws(verified: VerifiedDraws, archive: Archive, config: VerifyConfig, weights: WeightsConfig) -> np.ndarray:
+    """Choose the draws that answer the most requests, see `choose_rows`; ascending indices.
+
+    Args:
+      verified: R draws around the N elites.
+      archive: the elites, re-evaluated.
+      config: how many to keep, and the kernel that they answer by.
+      weights: of training.
+    """
+    grid, targets = archive.grid, np.asarray(archive.grid.scaled(archive.measures))
+    often = _log_weights(verified, grid, config, weights)
+    return choose_rows(_achieved(verified, grid), targets, config.rows, config.answers(grid), grid, log_weight=often)
+
+
 def keep_draws(
-    verified: VerifiedDraws, archive: Archive, task: Task, config: VerifyConfig, weights: WeightsConfig
+    verified: VerifiedDraws,
+    kept: np.ndarray,
+    archive: Archive,
+    task: Task,
+    config: VerifyConfig,
+    weights: WeightsConfig,
 ) -> VerifiedBank:
-    """Keep the draws that answer the most requests.
+    """Put the table of some draws together.
 
     A draw is weighed as training weighs elites, but by what its policy did: the better of those that behave alike, and
     rare behaviours, answer more often.
 
     Args:
       verified: R draws around the N elites.
+      kept: which of them.
       archive: the elites, re-evaluated.
       task: says what the columns of its traits are.
-      config: how many to keep, and the kernel that they answer by.
+      config: how much fitness counts.
       weights: of training.
     """
-    grid, score, traits = archive.grid, verified.behaviour.score, np.asarray(verified.behaviour.traits)
-    achieved = np.clip(np.asarray(grid.scaled(score.measures)), 0.0, 1.0)
-    found = np.asarray(score.fitness), achieved
-    often = elite_weights(*found, quality=config.quality, balance=weights.balance, radius=weights.radius)
-    log_weight = np.log(often + 1e-6)
-    targets = np.asarray(grid.scaled(archive.measures))
-    kept = choose_rows(achieved, targets, config.rows, config.answers(grid), grid, log_weight=log_weight)
-    elites, fitness = np.sort(np.asarray(archive.fitness)), np.asarray(score.fitness)
+    traits, fitness = np.asarray(verified.behaviour.traits), np.asarray(verified.behaviour.score.fitness)
+    achieved = _achieved(verified, archive.grid)
+    log_weight = _log_weights(verified, archive.grid, config, weights)
+    elites = np.sort(np.asarray(archive.fitness))
     quality = (np.searchsorted(elites, fitness) / len(elites)).astype(np.float32)
     names = [column.name for column in columns(task)] if traits.shape[-1] else []
     draws = RoundedDraws(verified.draws.levels[kept], verified.draws.step, verified.draws.measures[kept])
     of_rows = {"quality": quality[kept], "log_weight": log_weight[kept], "fitness": fitness[kept]}
     return make_bank(draws, achieved[kept], traits[kept], **of_rows, trait_names=names)
+
+
+def _achieved(verified: VerifiedDraws, grid: Tessellation) -> np.ndarray:
+    return np.clip(np.asarray(grid.scaled(verified.behaviour.score.measures)), 0.0, 1.0)
+
+
+def _log_weights(
+    verified: VerifiedDraws, grid: Tessellation, config: VerifyConfig, weights: WeightsConfig
+) -> np.ndarray:
+    found = np.asarray(verified.behaviour.score.fitness), _achieved(verified, grid)
+    often = elite_weights(*found, quality=config.quality, balance=weights.balance, radius=weights.radius)
+    return np.log(often + 1e-6)
 
 
 def choose_rows(

@@ -131,6 +131,7 @@ class VerifyConfig:
       further: rounds of as many after those, around the elites whose measures no draw has reached so far.
       tolerance: errors by so many median errors count as large.
       rows: verified draws that the generator keeps; 0 for a generator without.
+      again: times that those are evaluated once more, for they were chosen by means that flatter them.
       quality: preference for fitness among draws that behave alike, as in `WeightsConfig`.
       kernel: standard deviation of what answers a request, in diagonals of a cell.
       spread: how far from a request the draws of a set may lie, in diagonals of a cell.
@@ -141,6 +142,7 @@ class VerifyConfig:
     further: int = 2
     tolerance: float = 1.0
     rows: int = 3072
+    again: int = 1
     quality: float = 1.4
     kernel: float = 0.2
     spread: float = 0.84
@@ -150,7 +152,7 @@ class VerifyConfig:
         """Check the settings."""
         check(
             self,
-            least={"rounds": 0, "further": 0, "rows": 0, "quality": 0, "spread": 0, "own_cell": 0},
+            least={"rounds": 0, "further": 0, "rows": 0, "again": 0, "quality": 0, "spread": 0, "own_cell": 0},
             above={"tolerance": 0, "kernel": 0},
         )
 

@@ -16,13 +16,13 @@ from ldpol import archive as archives
 from ldpol import storage
 from ldpol.archive import Archive
 from ldpol.distillation.autoencoder import make_decode, train_autoencoder
-from ldpol.distillation.bank import keep_draws
+from ldpol.distillation.bank import choose_draws, keep_draws
 from ldpol.distillation.config import DistillConfig, for_cells, for_memory, without_normalising, without_rollouts
 from ldpol.distillation.dataset import Dataset, act, collect, make_dataset, make_visit
 from ldpol.distillation.denoiser import train_denoiser
 from ldpol.distillation.encoder import TrainedEncoder
 from ldpol.distillation.reader import learns_to_read, train_reader
-from ldpol.distillation.reliability import reliability_weights, verify_draws
+from ldpol.distillation.reliability import reliability_weights, verify_again, verify_draws
 from ldpol.distillation.targets import latent_dataset
 from ldpol.errors import UserError
 from ldpol.generator import PolicyGenerator
@@ -143,29 +143,28 @@ def train(
     language, reader, captions = train_reader(config.language, archive, place, hooks=hooks, key=key_for(key, "reader"))
     posterior = encoder.encode(archive.policies)
     stored = jax.device_put(jax.jit(lambda tree: expand(compress(tree, config.precision)))(decoder), copied_to(mesh))
-    verified = verify_draws(
-        posterior,
-        data.measures,
-        data.weights,
-        decode=partial(make_decode(network, training.architecture), stored),
-        player=player,
-        grid=archive.grid,
-        config=config.verify,
-        noise=training.loss.noise,
-        key=key_for(key, "verify"),
-        depends_on=depends_on,
-        hooks=hooks,
-    )
+    evaluation: dict[str, Any] = {
+        "decode": partial(make_decode(network, training.architecture), stored),
+        "player": player,
+        "config": config.verify,
+        "key": key_for(key, "verify"),
+        "depends_on": depends_on,
+        "hooks": hooks,
+    }
+    noise = training.loss.noise
+    verified = verify_draws(posterior, data.measures, data.weights, grid=archive.grid, noise=noise, **evaluation)
     weights, bank = data.weights, None
     if verified is not None:
         weights = weights * jnp.asarray(reliability_weights(verified.errors, config.verify.tolerance))
         if config.verify.rows and place is not None:
-            bank = keep_draws(verified, archive, place, config.verify, config.weights)
+            kept = choose_draws(verified, archive, config.verify, config.weights)
+            known = verify_again(verified, kept, **evaluation)
+            bank = keep_draws(known, kept, archive, place, config.verify, config.weights)
     latents, scaling = latent_dataset(
         training.architecture,
         posterior,
         data.measures,
-        noise=training.loss.noise,
+        noise=noise,
         weights=weights,
         fitness=np.asarray(archive.fitness),
         captions=captions,

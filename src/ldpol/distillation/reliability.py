@@ -5,6 +5,7 @@ badly are drawn less often and their neighbours answer for them. What was evalua
 requests for what it did (`model/verified.py`).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -115,6 +116,62 @@ def verify_draws(
     missed = np.linalg.norm(np.concatenate(achieved) - given, axis=-1)
     errors = np.bincount(rows, missed, len(targets)) / np.bincount(rows, minlength=len(targets))
     return VerifiedDraws(together, jax.tree.map(join, *behaviours), rows, errors)
+
+
+def verify_again(
+    verified: VerifiedDraws,
+    rows: np.ndarray,
+    *,
+    decode: Callable[[Array, Array], Params],
+    player: Player,
+    config: VerifyConfig,
+    key: Key,
+    depends_on: Mapping[str, Any],
+    hooks: Hooks,
+) -> VerifiedDraws:
+    """Evaluate some draws once more, and average that in.
+
+    A draw is kept because its episodes came near to a target, in part by luck: what it does on average lies elsewhere,
+    and further episodes say where.
+
+    Args:
+      verified: R draws.
+      rows: `[K]` of them.
+      decode, player, key, depends_on, hooks: as in `verify_draws`.
+      config: how often.
+
+    Returns:
+      The R draws, those rows with means over all of their episodes.
+    """
+    latents, measures = verified.draws.latents[rows], verified.draws.measures[rows]
+    seen = [jax.tree.map(lambda leaf: leaf[rows], verified.behaviour)]
+
+    def evaluate(some: Any, keys: Key) -> Behaviour:
+        return player.play(decode(*some), keys)
+
+    for number in range(config.again):
+        once_more = jax.random.fold_in(key, config.rounds + config.further + number)
+        title = f"rollouts of the draws that are kept, once more ({number + 1}/{config.again})"
+        seen.append(
+            hooks.remember(
+                f"verify-again-{number}",
+                {**depends_on, "again": number},
+                lambda: player.over(evaluate, (latents, measures), once_more, title=title, progress=hooks.progress),  # noqa: B023
+                BLANK,
+            )
+        )
+    put = lambda all_, some: _replaced(all_, rows, some)  # noqa: E731
+    means = [(one.score, one.traits) for one in seen]
+    score, traits = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *means)
+    behaviour = verified.behaviour
+    score, traits = jax.tree.map(put, (behaviour.score, behaviour.traits), (score, traits))
+    return verified._replace(behaviour=dataclasses.replace(behaviour, score=score, traits=traits))
+
+
+def _replaced(values: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
+    values = np.array(values)
+    values[rows] = new
+    return values
 
 
 def gaps(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:

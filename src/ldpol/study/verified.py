@@ -4,6 +4,7 @@ All of them get as many evaluations as the training that they stand beside spend
 request with what came nearest to it in those.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -24,18 +25,19 @@ from ldpol.precision import Precision, compress, expand
 from ldpol.reference import BLANK
 from ldpol.study.context import StudyContext, describe, digest
 from ldpol.study.methods import Cloned, LatentDiffusion, Model, Subsampled, as_model
-from ldpol.types import Array
+from ldpol.types import Array, Key
 
 
-def plays(config: VerifyConfig) -> int:
-    """Return how many evaluations a training spends on verified draws, per elite.
+def plays(config: VerifyConfig, elites: int) -> int:
+    """Return how many evaluations a training spends on verified draws, per elite; part of one counts whole.
 
     Raises:
       UserError: if it spends none.
     """
     if not config.rounds:
         raise UserError("a row that verifies its answers stands beside a training that does; set verify.rounds")
-    return config.rounds + config.further
+    rounds = config.rounds + config.further
+    return rounds + math.ceil(config.again * min(config.rows / elites, rounds))
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class VerifiedElites(Subsampled):
 
     def labels(self, context: StudyContext) -> tuple[Array, Array]:
         """Return mean fitness `[N]` and measures `[N, M]` of the rounded elites."""
-        trained, count = context.split.trained, plays(self.like.config.verify)
+        trained = context.split.trained
+        count = plays(self.like.config.verify, len(trained))
         rounded = jax.vmap(lambda one: expand(compress(one, self.precision)))(trained.policies)
         hooks, about = context.hooks(f"verified-elites-{digest(self)}"), {"settings": describe(self)}
         scores = []
@@ -113,33 +116,51 @@ class VerifiedClone:
         given, achieved = self._ask(made.tree, context)
         grid, targets = trained.grid, np.asarray(trained.grid.scaled(trained.measures))
         rows = choose_rows(achieved, targets, self.verify.rows, self.verify.answers(grid), grid)
-        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(achieved[rows]), FINE))
+        known = self._ask_again(made.tree, given[rows], achieved[rows], context)
+        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(known), FINE))
         tree = verified.VerifiedClone(made.tree, requests)
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
 
     def _ask(self, tree: cloned.Cloned, context: StudyContext) -> tuple[np.ndarray, np.ndarray]:
         """Return the requests, uint8 `[R, M]` in 255ths, and what their policies achieved, `[R, M]` in [0, 1]."""
-        trained, count = context.split.trained, plays(self.verify)
-        hooks, about = context.hooks(f"verified-clone-{digest(self)}"), {"settings": describe(self)}
-        play = context.play_shared(cloned.apply, expand(tree))
+        trained, verify = context.split.trained, self.verify
         targets = np.asarray(trained.grid.scaled(trained.measures))
         weights = elite_weights(np.asarray(trained.fitness), targets, **asdict(WeightsConfig()))
         given: list[np.ndarray] = []
         achieved: list[np.ndarray] = []
-        for number in range(count):
-            key = jax.random.fold_in(key_for(context.key, "verified clone"), number)
-            noise_key, episode_key, thin_key = jax.random.split(key, 3)
-            first = number < self.verify.rounds
+        for number in range(verify.rounds + verify.further):
+            noise_key, episode_key, thin_key = jax.random.split(self._key(context, number), 3)
+            first = number < verify.rounds
             around = targets if first else targets[thin(gaps(np.concatenate(achieved), targets), weights, thin_key)]
             noise = self.clone.config.noise * jax.random.normal(noise_key, around.shape)
             given.append(np.asarray(in_levels(jnp.asarray(around) + noise)))
-            styles = verified.styles_of(tree, given[-1])
-            title = f"requests to the clone, to verify ({number + 1}/{count})"
-            found = hooks.remember(
-                f"verify-{number}",
-                about | {"round": number},
-                lambda: context.player.over(play, styles, episode_key, title=title, progress=hooks.progress),  # noqa: B023
-                BLANK,
-            )
-            achieved.append(np.clip(np.asarray(trained.grid.scaled(np.asarray(found.score.measures))), 0.0, 1.0))
+            achieved.append(self._play(tree, given[-1], context, number, episode_key))
         return np.concatenate(given), np.concatenate(achieved)
+
+    def _ask_again(
+        self, tree: cloned.Cloned, given: np.ndarray, achieved: np.ndarray, context: StudyContext
+    ) -> np.ndarray:
+        """Return what kept requests achieve on average, `[K, M]` in [0, 1]."""
+        first = self.verify.rounds + self.verify.further
+        seen = [achieved]
+        for number in range(first, first + self.verify.again):
+            seen.append(self._play(tree, given, context, number, self._key(context, number)))
+        return np.mean(seen, 0)
+
+    @staticmethod
+    def _key(context: StudyContext, number: int) -> Key:
+        return jax.random.fold_in(key_for(context.key, "verified clone"), number)
+
+    def _play(self, tree: cloned.Cloned, given: np.ndarray, context: StudyContext, number: int, key: Key) -> np.ndarray:
+        """Return what the clone's policies for some requests achieve, `[R, M]` in [0, 1]."""
+        hooks, grid = context.hooks(f"verified-clone-{digest(self)}"), context.split.trained.grid
+        play, styles = context.play_shared(cloned.apply, expand(tree)), verified.styles_of(tree, given)
+        verify = self.verify
+        title = f"requests to the clone, to verify ({number + 1}/{verify.rounds + verify.further + verify.again})"
+        found = hooks.remember(
+            f"verify-{number}",
+            {"settings": describe(self), "round": number},
+            lambda: context.player.over(play, styles, key, title=title, progress=hooks.progress),
+            BLANK,
+        )
+        return np.clip(np.asarray(grid.scaled(np.asarray(found.score.measures))), 0.0, 1.0)
