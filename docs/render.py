@@ -136,6 +136,17 @@ def _by_way(head: str, titles: dict[str, str], columns: dict[str, str], found: d
     return table((head, *columns), rows)
 
 
+def sharing() -> str:
+    titles = {
+        "alone": "each by itself",
+        "without repeats": "no draw answers twice",
+        "elites": "the elites, evaluated again",
+    }
+    columns = {"different policies": "distinct", "reward": "reward_ratio", "coverage": "coverage_ratio"}
+    columns |= {"QD score": "qd_ratio", "MEM": "mem", "success": "success_rate"}
+    return _by_way("requests are answered", titles, columns, read("sharing-walker2d")["rows"])
+
+
 def gaps() -> str:
     found = read("gaps-walker2d")
     edges = found["config"]["edges"]
@@ -351,15 +362,7 @@ SEARCHES = {"map_elites": "MAP-Elites", "ppga": "PPGA", "hybrid": "hybrid"}
 
 
 def searches() -> str:
-    return _searches("search-walker2d", "seconds 120")
-
-
-def six_minutes() -> str:
-    return _searches("search-six-minutes-walker2d", "seconds 360")
-
-
-def _searches(name: str, mark: str) -> str:
-    rows = [row for row in read(name) if row["mark"] == mark]
+    rows = [row for row in read("search-walker2d") if row["mark"] == "seconds 120"]
     columns = {
         "cells": ("cells", ",.0f"),
         "QD score": ("qd_score", ",.0f"),
@@ -367,8 +370,7 @@ def _searches(name: str, mark: str) -> str:
         "mean fitness": ("mean", ",.0f"),
         "std of measures": ("measure_std", ".3f"),
     }
-    titles = {search: title for search, title in SEARCHES.items() if any(row["search"] == search for row in rows)}
-    return table(("", *columns), _by_seed(rows, "search", titles, columns))
+    return table(("", *columns), _by_seed(rows, "search", SEARCHES, columns))
 
 
 def long_search() -> str:
@@ -548,9 +550,9 @@ def _where(found: dict[str, Any], commits: Sequence[str] = ()) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     make.__name__.replace("_", "-"): make
     for make in (
-        *(summary, reconstruction, by_seed, large, sets, gaps),
+        *(summary, reconstruction, by_seed, sharing, large, sets, gaps),
         *(guidance, conditions, sentences, ranks, region, hole, sequences, damage),
-        *(sizes, sceptic, small, ablations, humanoid, ant, searches, six_minutes, long_search, noise),
+        *(sizes, sceptic, small, ablations, humanoid, ant, searches, long_search, noise),
         *(rollouts, rollout_memory, sampling, training, denoisers),
         *(own_archives, fuzz, chaos),
     )
