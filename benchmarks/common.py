@@ -27,6 +27,20 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return parsed
 
 
+def runs_parser(description: str | None, stage: str = "evaluate") -> argparse.ArgumentParser:
+    """Return a parser with the options of all benchmarks of finished runs: which, and the file to write."""
+    parsed = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parsed.add_argument("runs", nargs="+", type=Path, help=f"work directories that the {stage} stage has finished")
+    parsed.add_argument("--out", type=Path, required=True)
+    return parsed
+
+
+def finish_runs(options: argparse.Namespace, rows: Any, found: Sequence[Any], **settings: Any) -> None:
+    """Write means over runs, what each run had, and the settings, of a benchmark with the options of `runs_parser`."""
+    settings["runs"] = [run.name for run in options.runs]
+    storage.write_json(options.out, {"rows": rows, "seeds": found} | session.provenance(settings, 0))
+
+
 def start() -> None:
     """Give JAX the devices the entry points give it, without a persistent cache: every compilation is a cold one."""
     session.start_jax()

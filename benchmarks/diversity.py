@@ -7,18 +7,18 @@ policies is that of their traits, each scaled by its deviation over the archive;
 policy is the noise in it, and is taken off in squares. The n elites nearest to the request are the measure of both.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import ldpol
 from ldpol import archive as archives
-from ldpol import session, storage
+from ldpol import session
 from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.generator import PolicyGenerator
 from ldpol.hooks import Hooks
@@ -87,11 +87,9 @@ def measure(run: Path, requests: int, count: int, plays: int) -> dict[str, dict[
 
 def main() -> None:
     """Measure every run and write the means."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="work directories that the evaluate stage has finished")
+    parser = common.runs_parser(__doc__)
     parser.add_argument("--requests", type=int, default=128)
     parser.add_argument("--count", type=int, default=4, help="policies per request")
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     session.start_jax()
     found = [measure(run, options.requests, options.count, 2) for run in options.runs]
@@ -100,8 +98,7 @@ def main() -> None:
     }
     for way, row in rows.items():
         print(way, *(f"{name} {show(value)}" for name, value in row.items()), sep="  ")
-    settings = {"requests": options.requests, "count": options.count, "runs": [run.name for run in options.runs]}
-    storage.write_json(options.out, {"rows": rows, "seeds": found} | session.provenance(settings, 0))
+    common.finish_runs(options, rows, found, requests=options.requests, count=options.count)
 
 
 if __name__ == "__main__":

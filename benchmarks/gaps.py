@@ -7,15 +7,15 @@ was held out. Both ways answer all targets, and every policy plays ten episodes.
 by how far the nearest verified draw lies from the target, in diagonals of a cell.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
+import common
 import jax
 import numpy as np
 
 import ldpol
-from ldpol import session, storage
+from ldpol import session
 from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.generator import PolicyGenerator
 from ldpol.keys import key_for
@@ -54,10 +54,8 @@ def measure(run: Path, count: int) -> list[dict[str, float]]:
 
 def main() -> None:
     """Measure every run and write the means."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="work directories that the train stage has finished")
+    parser = common.runs_parser(__doc__, "train")
     parser.add_argument("--targets", type=int, default=512)
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     session.start_jax()
     found = [measure(run, options.targets) for run in options.runs]
@@ -66,8 +64,7 @@ def main() -> None:
     ]
     for row in rows:
         print(*(f"{name} {show(value)}" for name, value in row.items()), sep="  ")
-    settings = {"targets": options.targets, "edges": EDGES[:-1], "runs": [run.name for run in options.runs]}
-    storage.write_json(options.out, {"rows": rows, "seeds": found} | session.provenance(settings, 0))
+    common.finish_runs(options, rows, found, targets=options.targets, edges=EDGES[:-1])
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 python benchmarks/seeds.py runs/demo runs/seed1 runs/seed2 --out results/demo-walker2d.json
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
+
+import common
 
 from ldpol import storage
 from ldpol.evaluation.intervals import over_seeds as interval
@@ -129,10 +129,7 @@ def suites_markdown(suites: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="work directories that the evaluate stage has finished")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
+    options = common.runs_parser(__doc__).parse_args()
     runs = [storage.read_json(run / "eval" / "metrics.json") for run in options.runs]
     stages = [
         {stage: storage.read_json(run / stage / "metrics.json")["seconds"] for stage in ("archive", "train", "eval")}

@@ -7,23 +7,22 @@ a draw that has answered none before; and the elites themselves are evaluated ag
 `--times` times, for one evaluation of one model says little about coverage.
 """
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import KEPT
 
 import ldpol
 from ldpol import archive as archives
-from ldpol import session, storage
+from ldpol import session
 from ldpol.evaluation.intervals import over_seeds, show
 from ldpol.evaluation.metrics import compare, expected_cells
 from ldpol.generator import PolicyGenerator
 from ldpol.keys import key_for
-from ldpol.model.answering import row_logits
+from ldpol.model.answering import row_content, row_logits
 from ldpol.player import make_player
 from ldpol.sample import make_task
 from ldpol.types import Array, Behaviour, Key, Score
@@ -70,11 +69,11 @@ def measure(run: Path, times: int) -> dict[str, list[dict[str, float]]]:
     with np.load(run / "eval" / "arrays.npz") as kept:
         fitness, measures = kept["reference_fitness"], kept["reference_measures"]
     reference = Score(fitness, measures, np.full(len(fitness), np.nan))  # type: ignore[arg-type]
-    decode = jax.jit(jax.vmap(generator.decode))
-    latents = bank.levels.astype(jnp.float32) * bank.step[None, None, None]
+    decode = jax.jit(jax.vmap(lambda row: generator.decode(*row_content(bank, row))))
+    ways = {name: jax.jit(answer) for name, answer in WAYS.items()}
 
     def play(rows: Array, keys: Key) -> Behaviour:
-        return player.play(decode(latents[rows], bank.given[rows].astype(jnp.float32) / 255), keys)
+        return player.play(decode(rows), keys)
 
     found: dict[str, list[dict[str, float]]] = {name: [] for name in (*WAYS, ELITES)}
     for time in range(times):
@@ -85,23 +84,21 @@ def measure(run: Path, times: int) -> dict[str, list[dict[str, float]]]:
             if name == ELITES:
                 rows, behaviour = np.arange(len(archive)), player(archive.policies, play_key, **how)
             else:
-                rows = np.asarray(jax.jit(WAYS[name])(generator, draw_key, jnp.asarray(measures)))
+                rows = np.asarray(ways[name](generator, draw_key, jnp.asarray(measures)))
                 behaviour = player.over(play, rows, play_key, **how)
             numbers = compare(archive.grid, reference, behaviour.score, task.fitness_offset)
             expected = expected_cells(archive.grid, behaviour.episodes.measures)
             distinct = len(np.unique(rows)) / len(rows)
             found[name].append(
-                {"distinct": distinct, "expected": expected, **{kept: float(numbers[kept]) for kept in KEPT}}
+                {"distinct": distinct, "expected": expected, **{kept: float(numbers[kept]) for kept in common.KEPT}}
             )
     return found
 
 
 def main() -> None:
     """Measure every run and write means over times and runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, help="work directories that the evaluate stage has finished")
+    parser = common.runs_parser(__doc__)
     parser.add_argument("--times", type=int, default=8)
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     session.start_jax()
     found = [measure(run, options.times) for run in options.runs]
@@ -110,8 +107,7 @@ def main() -> None:
         every = [one for run in found for one in run[way]]
         rows[way] = {name: over_seeds([one[name] for one in every]) for name in every[0]}
         print(way, *(f"{name} {show(value)}" for name, value in rows[way].items()), sep="  ")
-    settings = {"times": options.times, "runs": [run.name for run in options.runs]}
-    storage.write_json(options.out, {"rows": rows, "seeds": found} | session.provenance(settings, 0))
+    common.finish_runs(options, rows, found, times=options.times)
 
 
 if __name__ == "__main__":

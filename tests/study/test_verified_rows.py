@@ -114,6 +114,12 @@ def test_a_training_that_verifies_nothing_has_no_equal(context):
         row.labels(context)
 
 
+def test_a_clone_that_is_never_verified_is_refused(clone_row):
+    row, _, _, context = clone_row
+    with pytest.raises(UserError, match="set verify.rounds"):
+        dataclasses.replace(row, verify=VerifyConfig(rounds=0, rows=40)).fit(context)
+
+
 def test_plays_by_hand():
     """Four rounds, and 3,072 of 6,400 draws once more, twice more, or none."""
     for again, expected in ((0, 4), (1, 6), (2, 8)):
@@ -136,7 +142,12 @@ def clone_row(context):
     name = f"clone-{digest(plain.config, plain.optimiser)}"
     made = dataclasses.replace(context, kept={name: (tree, 5.0)}, hooks=lambda name: Hooks(memo=memo))
     row = VerifiedClone(plain, VerifyConfig(rounds=2, further=1, rows=40))
-    return row, kept, row.fit(made), made
+    programs, share = [], StudyContext.play_shared
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudyContext, "play_shared", lambda *what: programs.append(share(*what)) or programs[-1])
+        model = row.fit(made)
+    assert len(programs) == 1  # all rounds are played by one compiled program
+    return row, kept, model, made
 
 
 def test_a_clone_is_evaluated_as_often_as_draws_are(clone_row, context):

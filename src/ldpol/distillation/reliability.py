@@ -7,6 +7,7 @@ requests for what it did (`model/verified.py`).
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ from ldpol.measures import parts
 from ldpol.model.verified import RoundedDraws, latent_step, round_draws
 from ldpol.player import Player
 from ldpol.reference import BLANK
-from ldpol.types import Array, Behaviour, Key, Params
+from ldpol.types import Array, Behaviour, Key, Params, Score
 
 
 class VerifiedDraws(NamedTuple):
@@ -77,6 +78,7 @@ def verify_draws(
         return None
     step = latent_step(posterior.mean, posterior.deviation)
     targets, often = np.asarray(measures), np.asarray(weights)
+    play = partial(_play, decode, player, hooks)
     rounds: list[tuple[RoundedDraws, Behaviour]] = []
     around: list[np.ndarray] = []
     achieved: list[np.ndarray] = []
@@ -87,22 +89,8 @@ def verify_draws(
         near = jax.tree.map(lambda leaf: leaf[around[-1]], posterior)  # noqa: B023
         drawn = round_draws(*draw_around(near, measures[around[-1]], noise, latent_key, label_key), step)
         title = f"rollouts of decoded policies, to verify ({number + 1}/{config.rounds + config.further})"
-
-        def evaluate(rows: Any, keys: Key) -> Behaviour:
-            return player.play(decode(*rows), keys)
-
-        behaviour = hooks.remember(
-            f"verify-{number}",
-            {**depends_on, "round": number},
-            lambda: player.over(  # noqa: B023
-                evaluate,  # noqa: B023
-                (drawn.latents, drawn.measures),  # noqa: B023
-                episode_key,  # noqa: B023
-                title=title,  # noqa: B023
-                progress=hooks.progress,
-            ),
-            BLANK,
-        )
+        about = {**depends_on, "round": number}
+        behaviour = play(f"verify-{number}", about, title, (drawn.latents, drawn.measures), episode_key)
         rounds.append((drawn, behaviour))
         achieved.append(np.asarray(grid.scaled(behaviour.score.measures)))
         error = np.linalg.norm(achieved[-1] - np.asarray(drawn.measures), axis=-1).mean()
@@ -141,37 +129,44 @@ def verify_again(
       config: how often.
 
     Returns:
-      The R draws, those rows with means over all of their episodes.
+      The R draws, those rows with means over all of their episodes; single `episodes` remain those of the first time.
     """
     latents, measures = verified.draws.latents[rows], verified.draws.measures[rows]
-    seen = [jax.tree.map(lambda leaf: leaf[rows], verified.behaviour)]
-
-    def evaluate(some: Any, keys: Key) -> Behaviour:
-        return player.play(decode(*some), keys)
-
+    further: list[tuple[Score, Array]] = []
     for number in range(config.again):
-        once_more = jax.random.fold_in(key, config.rounds + config.further + number)
         title = f"rollouts of the draws that are kept, once more ({number + 1}/{config.again})"
-        seen.append(
-            hooks.remember(
-                f"verify-again-{number}",
-                {**depends_on, "again": number},
-                lambda: player.over(evaluate, (latents, measures), once_more, title=title, progress=hooks.progress),  # noqa: B023
-                BLANK,
-            )
-        )
-    put = lambda all_, some: _replaced(all_, rows, some)  # noqa: E731
-    means = [(one.score, one.traits) for one in seen]
-    score, traits = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *means)
+        about = {**depends_on, "again": number}
+        once_more = jax.random.fold_in(key, config.rounds + config.further + number)
+        found = _play(decode, player, hooks, f"verify-again-{number}", about, title, (latents, measures), once_more)
+        further.append((found.score, found.traits))
+
+    def with_means(first: np.ndarray, *of_rows: np.ndarray) -> np.ndarray:
+        values = np.array(first)
+        values[rows] = np.mean([values[rows], *of_rows], 0)
+        return values
+
     behaviour = verified.behaviour
-    score, traits = jax.tree.map(put, (behaviour.score, behaviour.traits), (score, traits))
+    score, traits = jax.tree.map(with_means, (behaviour.score, behaviour.traits), *further)
     return verified._replace(behaviour=dataclasses.replace(behaviour, score=score, traits=traits))
 
 
-def _replaced(values: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
-    values = np.array(values)
-    values[rows] = new
-    return values
+def _play(
+    decode: Callable[[Array, Array], Params],
+    player: Player,
+    hooks: Hooks,
+    name: str,
+    about: Mapping[str, Any],
+    title: str,
+    draws: tuple[Array, Array],
+    key: Key,
+) -> Behaviour:
+    """Evaluate what latents and measures decode to, or return what is kept under a name."""
+
+    def evaluate(rows: tuple[Array, Array], keys: Key) -> Behaviour:
+        return player.play(decode(*rows), keys)
+
+    how = {"title": title, "progress": hooks.progress}
+    return hooks.remember(name, about, lambda: player.over(evaluate, draws, key, **how), BLANK)
 
 
 def gaps(achieved: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -28,15 +28,24 @@ from ldpol.study.methods import Cloned, LatentDiffusion, Model, Subsampled, as_m
 from ldpol.types import Array, Key
 
 
+def rounds_of(config: VerifyConfig) -> int:
+    """Return in how many rounds a training verifies draws, as many draws a round as there are elites.
+
+    Raises:
+      UserError: if there are none.
+    """
+    if not config.rounds:
+        raise UserError("a row that verifies its answers stands beside a training that does; set verify.rounds")
+    return config.rounds + config.further
+
+
 def plays(config: VerifyConfig, elites: int) -> int:
     """Return how many evaluations a training spends on verified draws, per elite; part of one counts whole.
 
     Raises:
       UserError: if it spends none.
     """
-    if not config.rounds:
-        raise UserError("a row that verifies its answers stands beside a training that does; set verify.rounds")
-    rounds = config.rounds + config.further
+    rounds = rounds_of(config)
     return rounds + math.ceil(config.again * min(config.rows / elites, rounds))
 
 
@@ -112,55 +121,44 @@ class VerifiedClone:
 
     def fit(self, context: StudyContext) -> Model:
         """Clone the elites, ask for their measures, and keep what that achieved."""
-        made, trained = self.clone.fit(context), context.split.trained
-        given, achieved = self._ask(made.tree, context)
-        grid, targets = trained.grid, np.asarray(trained.grid.scaled(trained.measures))
-        rows = choose_rows(achieved, targets, self.verify.rows, self.verify.answers(grid), grid)
-        known = self._ask_again(made.tree, given[rows], achieved[rows], context)
-        requests = Requests(jnp.asarray(given[rows]), in_levels(jnp.asarray(known), FINE))
-        tree = verified.VerifiedClone(made.tree, requests)
+        made = self.clone.fit(context)
+        tree = verified.VerifiedClone(made.tree, self._requests(made.tree, context))
         return as_model(tree, verified.generate_from_clone, made.seconds, verified.apply_clone)
 
-    def _ask(self, tree: cloned.Cloned, context: StudyContext) -> tuple[np.ndarray, np.ndarray]:
-        """Return the requests, uint8 `[R, M]` in 255ths, and what their policies achieved, `[R, M]` in [0, 1]."""
-        trained, verify = context.split.trained, self.verify
-        targets = np.asarray(trained.grid.scaled(trained.measures))
+    def _requests(self, tree: cloned.Cloned, context: StudyContext) -> Requests:
+        """Ask for what the elites do, choose what answers best, and ask for that once more."""
+        trained, verify, rounds = context.split.trained, self.verify, rounds_of(self.verify)
+        hooks, about = context.hooks(f"verified-clone-{digest(self)}"), {"settings": describe(self)}
+        play = context.play_shared(cloned.apply, expand(tree))
+        grid, targets = trained.grid, np.asarray(trained.grid.scaled(trained.measures))
+
+        def key_of(number: int) -> Key:
+            return jax.random.fold_in(key_for(context.key, "verified clone"), number)
+
+        def ask(number: int, given: np.ndarray, key: Key) -> np.ndarray:
+            """Return what the policies for requests `[R, M]` in 255ths achieve, `[R, M]` in [0, 1]."""
+            styles = verified.styles_of(tree, given)
+            title = f"requests to the clone, to verify ({number + 1}/{rounds + verify.again})"
+            found = hooks.remember(
+                f"verify-{number}",
+                about | {"round": number},
+                lambda: context.player.over(play, styles, key, title=title, progress=hooks.progress),
+                BLANK,
+            )
+            return np.clip(np.asarray(grid.scaled(np.asarray(found.score.measures))), 0.0, 1.0)
+
         weights = elite_weights(np.asarray(trained.fitness), targets, **asdict(WeightsConfig()))
-        given: list[np.ndarray] = []
-        achieved: list[np.ndarray] = []
-        for number in range(verify.rounds + verify.further):
-            noise_key, episode_key, thin_key = jax.random.split(self._key(context, number), 3)
+        asked: list[np.ndarray] = []
+        reached: list[np.ndarray] = []
+        for number in range(rounds):
+            noise_key, episode_key, thin_key = jax.random.split(key_of(number), 3)
             first = number < verify.rounds
-            around = targets if first else targets[thin(gaps(np.concatenate(achieved), targets), weights, thin_key)]
+            around = targets if first else targets[thin(gaps(np.concatenate(reached), targets), weights, thin_key)]
             noise = self.clone.config.noise * jax.random.normal(noise_key, around.shape)
-            given.append(np.asarray(in_levels(jnp.asarray(around) + noise)))
-            achieved.append(self._play(tree, given[-1], context, number, episode_key))
-        return np.concatenate(given), np.concatenate(achieved)
-
-    def _ask_again(
-        self, tree: cloned.Cloned, given: np.ndarray, achieved: np.ndarray, context: StudyContext
-    ) -> np.ndarray:
-        """Return what kept requests achieve on average, `[K, M]` in [0, 1]."""
-        first = self.verify.rounds + self.verify.further
-        seen = [achieved]
-        for number in range(first, first + self.verify.again):
-            seen.append(self._play(tree, given, context, number, self._key(context, number)))
-        return np.mean(seen, 0)
-
-    @staticmethod
-    def _key(context: StudyContext, number: int) -> Key:
-        return jax.random.fold_in(key_for(context.key, "verified clone"), number)
-
-    def _play(self, tree: cloned.Cloned, given: np.ndarray, context: StudyContext, number: int, key: Key) -> np.ndarray:
-        """Return what the clone's policies for some requests achieve, `[R, M]` in [0, 1]."""
-        hooks, grid = context.hooks(f"verified-clone-{digest(self)}"), context.split.trained.grid
-        play, styles = context.play_shared(cloned.apply, expand(tree)), verified.styles_of(tree, given)
-        verify = self.verify
-        title = f"requests to the clone, to verify ({number + 1}/{verify.rounds + verify.further + verify.again})"
-        found = hooks.remember(
-            f"verify-{number}",
-            {"settings": describe(self), "round": number},
-            lambda: context.player.over(play, styles, key, title=title, progress=hooks.progress),
-            BLANK,
-        )
-        return np.clip(np.asarray(grid.scaled(np.asarray(found.score.measures))), 0.0, 1.0)
+            asked.append(np.asarray(in_levels(jnp.asarray(around) + noise)))
+            reached.append(ask(number, asked[-1], episode_key))
+        given, achieved = np.concatenate(asked), np.concatenate(reached)
+        kept = choose_rows(achieved, targets, verify.rows, verify.answers(grid), grid)
+        again = [ask(number, given[kept], key_of(number)) for number in range(rounds, rounds + verify.again)]
+        known = np.mean([achieved[kept], *again], 0)
+        return Requests(jnp.asarray(given[kept]), in_levels(jnp.asarray(known), FINE))
